@@ -7,8 +7,10 @@ from services.kit.records import Versioned
 from services.kit.status import failure_to_status, to_duration, to_timestamp
 from services.trainer.domain import Evaluation
 from services.trainer.performance import CalibrationBin, Coverage, Interval, Performance
+from services.trainer.planner.significance import Significance
 from services.trainer.work import WorkState
 from sightline.v1 import evaluation_pb2, finding_pb2, performance_pb2
+from sightline.v1 import evaluation_service_pb2 as service_pb2
 
 MAX_BASIC_TAGS = 100
 _TAG_METRICS = ("accuracy", "average_precision_50", "precision", "recall", "f1", "suggested_threshold")
@@ -16,14 +18,6 @@ _REASONS = {
     "unknown": "internalServerError",
     "ModelNotFound": "modelNotFound",
 }  # as the contract names them here
-_STATES = {
-    WorkState.QUEUED: "NOT_STARTED",
-    WorkState.RUNNING: "RUNNING",
-    WorkState.SUCCEEDED: "SUCCEEDED",
-    WorkState.FAILED: "FAILED",
-    WorkState.STOPPED: "FAILED",
-    WorkState.CANCELLED: "FAILED",
-}
 
 
 def evaluation_message(
@@ -35,7 +29,7 @@ def evaluation_message(
         name=evaluation.name,
         display_name=evaluation.display_name,
         test_dataset=evaluation.test_dataset,
-        state=evaluation_pb2.Evaluation.State.Value(_STATES[work.state]),
+        state=evaluation_pb2.Evaluation.State.Value(evaluation.state),
         progress=work.progress,
         model_version=evaluation.model_version,
         cost=to_duration(work.charged),
@@ -44,6 +38,7 @@ def evaluation_message(
         end_time=to_timestamp(work.end_time),
         update_time=to_timestamp(evaluation.update_time),
         etag=version.etag if version.revision else "",
+        snapshot_digest=evaluation.test.digest,
     )
     for finding in evaluation.findings:
         message.warnings.add(
@@ -69,6 +64,24 @@ def _error(evaluation: Evaluation) -> Failure | None:
     if work.state is WorkState.CANCELLED:
         return Failure(Code.CANCELLED, reason, "It was cancelled together with the training that it is part of.")
     return None
+
+
+def comparison_message(found: Significance) -> service_pb2.CompareEvaluationsResponse:
+    """A paired test."""
+    return service_pb2.CompareEvaluationsResponse(
+        metric=found.metric,
+        first_value=found.first,
+        second_value=found.second,
+        difference=found.difference,
+        interval=interval_message(found.interval),
+        p_value=found.p_value,
+        image_count=found.image_count,
+        left_out_image_count=found.left_out_images,
+        left_out_categories=found.left_out_categories,
+        first_only_right_count=found.only_first,
+        second_only_right_count=found.only_second,
+        both_right_count=found.both,
+    )
 
 
 def performance_message(performance: Performance, *, full: bool) -> performance_pb2.ModelPerformance:

@@ -11,6 +11,7 @@ from rich.markup import escape
 from sightline.cli.console import Json, facts, notes, output, print_json, state, table
 from sightline.cli.formats import moment, parse_duration, percent
 from sightline.cli.insight import print_advice, print_curve, print_doubts, print_leaderboard, print_mistakes
+from sightline.cli.model_comparisons import compare
 from sightline.cli.model_exports import export
 from sightline.cli.model_reports import report
 from sightline.cli.quality import main_metric, print_calibration, print_performance
@@ -30,7 +31,7 @@ COLLECTION = "models"
 NAME_EFFECTS = {"CENTRE": "from category names", "ALONE": "category names alone"}
 
 app = typer.Typer(
-    help="Estimate and train models; list, show, report on, export, cancel and delete them; load them to predict.",
+    help="Estimate and train models; list, show, compare, report on, export, cancel and delete them; load them.",
     no_args_is_help=True,
 )
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")]
@@ -186,6 +187,7 @@ def advise(name: Name, json: Json = False) -> None:
     print_advice(found, json=json)
 
 
+app.command("compare")(compare)
 app.command("report")(report)
 
 

@@ -252,6 +252,7 @@ class QuickWorker:
         self.blobs, self.queue, self.clock = blobs, queue, clock
         self.spends, self.score = spends, score
         self.coverage: Coverage | None = None  # of evaluations
+        self.right: dict[str, int] = {}  # by evaluation: images that are predicted correctly, 90 unless given
         self.insight = Insight()  # of trials
         self.archive = b"archive" * 300_000  # of exports
         self.failure: SightlineError | None = None  # that ends exports
@@ -285,6 +286,8 @@ class QuickWorker:
             measured = (detector_performance if detects else performance)(0.9, Source.TEST_DATASET)
             measured = replace(measured, coverage=self.coverage)
             await self.blobs.put(key, codec.encode(measured))
+            predicted = (detections if detects else predictions)(self.right.pop(attempt.record.name, 90))
+            await self.blobs.put(attempt.record.blob_prefix + "predictions.msgpack", msgspec.msgpack.encode(predicted))
             found = findings(attempt.record.test_dataset, self.coverage, ()) if self.coverage else ()
             await attempt.succeed(used, performance=measured, performance_key=key, findings=found)
             return True
