@@ -37,6 +37,7 @@ from services.gateway.studio import (
 from services.gateway.studio.assets import Assets
 from services.gateway.studio.cookies import PREFIX, Cookies, forget
 from services.gateway.studio.text import FILE, Text
+from services.gateway.studio.thumbnails import Shrink, Thumbnails
 from services.gateway.studio.visit import Site, Visit
 from services.gateway.upstream import Services, Session
 from services.kit import log
@@ -81,6 +82,7 @@ PAGES: tuple[tuple[str, str, Page], ...] = (
     ("GET", "/datasets/{dataset}/findings", datasets.findings),
     ("GET", "/datasets/{dataset}/images", images.browse),
     ("GET", "/datasets/{dataset}/images/{image}", images.image),
+    ("GET", "/datasets/{dataset}/thumbnails/{image}", images.thumbnail),
     ("GET", "/datasets/{dataset}/labels", labels.show),
     ("GET", "/datasets/{dataset}/records", labels.records),
     ("GET", "/datasets/{dataset}/annotations", labels.annotations),
@@ -99,9 +101,10 @@ PAGES: tuple[tuple[str, str, Page], ...] = (
 class Studio:
     """Answers requests below `/studio`."""
 
-    def __init__(self, services: Services, settings: GatewaySettings) -> None:
+    def __init__(self, services: Services, settings: GatewaySettings, shrink: Shrink) -> None:
         self._services, self._assets = services, Assets()
-        self._site = Site(_templates(self._assets, Text()), Text(), settings)
+        thumbnails = Thumbnails(shrink, settings.thumbnail_cache_bytes)
+        self._site = Site(_templates(self._assets, Text()), Text(), settings, thumbnails)
         paths: dict[str, dict[str, Page]] = {}
         for method, path, page in PAGES:
             paths.setdefault(path, {})[method] = page

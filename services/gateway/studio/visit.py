@@ -15,6 +15,7 @@ from services.gateway.exchange import Body
 from services.gateway.settings import GatewaySettings
 from services.gateway.studio.cookies import PREFIX, Cookies, keep, new_secret, refuse_foreign
 from services.gateway.studio.text import Text
+from services.gateway.studio.thumbnails import Thumbnails
 from services.gateway.upstream import Session
 from services.kit.errors import InvalidRequest
 from services.kit.roles import Role, may
@@ -33,6 +34,7 @@ class Site:
     templates: Environment
     text: Text
     settings: GatewaySettings
+    thumbnails: Thumbnails
 
 
 @dataclass(slots=True)

@@ -139,7 +139,7 @@ async def test_results_have_intervals_categories_confusions_mistakes_advice_and_
     assert "81.2 % – 98.0 %" in page
     assert page.index("50.0 %") < page.index("95.0 %")  # the weakest category first
     assert "3 × &lt;script&gt;" in page
-    assert "/studio/datasets/trees/images/7?version=2" in page
+    assert "/studio/datasets/trees/thumbnails/7?version=2" in page
     assert "10 more images of every category are worth +4.0 points" in page
     assert "dinov2 logistic" in page
     assert "Training ended because the score is perfect." in page
@@ -275,8 +275,8 @@ async def test_the_images_behind_a_cell_are_those_of_the_record_and_the_page_say
         page = (await one.open(f"/studio/models/m/mistakes?{query}")).text
         nothing = (await one.open("/studio/models/m/mistakes?true=%3Cscript%3E&predicted=x")).text
     assert "5 in the table" in page
-    assert "/studio/datasets/trees/images/7?version=2" in page
-    assert "/images/8" not in page
+    assert "/studio/datasets/trees/thumbnails/7?version=2" in page
+    assert "/thumbnails/8" not in page
     assert ("table is of the test dataset" in page) == elsewhere
     assert "None of the worst mistakes" in nothing
     assert "<script>" not in page + nothing
