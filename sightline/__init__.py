@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sightline.client.results.evaluation import Evaluation as Evaluation
     from sightline.client.results.model import Hyperparameters as Hyperparameters
     from sightline.client.results.model import Model as Model
+    from sightline.client.results.model_comparison import ModelComparison as ModelComparison
     from sightline.client.results.performance import Performance as Performance
     from sightline.client.results.prediction import Box as Box
     from sightline.client.results.prediction import Object as Object
@@ -42,6 +43,7 @@ _MODULES = {
     "Finding": "client.results.dataset",
     "Model": "client.results.model",
     "Hyperparameters": "client.results.model",
+    "ModelComparison": "client.results.model_comparison",
     "Trial": "client.results.trial",
     "Evaluation": "client.results.evaluation",
     "Estimate": "client.results.estimate",
@@ -66,6 +68,7 @@ __all__ = [
     "Finding",
     "Hyperparameters",
     "Model",
+    "ModelComparison",
     "Object",
     "Performance",
     "Prediction",

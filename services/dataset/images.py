@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from services.dataset import store
@@ -35,7 +35,8 @@ async def read_images(
     try:
         manifest = await store.get_manifest(blobs, manifest_key)
         yield manifest
-        for shard in manifest.shards:
+        start = 0 if after is None else await _first_shard(blobs, manifest.shards, after)
+        for shard in manifest.shards[start:]:
             found = read_index(await blobs.get(shard.index_key)).records
             wanted = found if after is None else tuple(one for one in found if one.image_id > after)
             if annotations_only:
@@ -46,6 +47,19 @@ async def read_images(
                 yield piece
     except BlobNotFound as error:
         raise DatasetChanged(dataset=dataset, file=error.metadata["name"]) from None
+
+
+async def _first_shard(blobs: Blobs, shards: Sequence[Shard], after: int) -> int:
+    """The place of the first shard that can have an id above `after`; ids ascend, so few of the indexes are read."""
+    low, high = 0, len(shards)
+    while low < high:
+        middle = (low + high) // 2
+        records = read_index(await blobs.get(shards[middle].index_key)).records
+        if records and records[-1].image_id <= after:
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 def _listed(records: Iterable[Record]) -> Iterator[Images]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from functools import partial
 
 from services.gateway import apis
 from services.gateway.asgi import Gateway
@@ -16,6 +17,9 @@ from services.infra.http_calls import HttpCalls
 from services.infra.http_server import HttpServer
 from services.infra.limits import Limits
 from services.kit.settings import load, refuse_exposure
+from services.vision import decode_metrics
+from services.vision.decode_pool import DecodePool
+from services.vision.thumbnail import thumbnail
 from sightline.client.stubs_aio import AsyncStubs
 
 
@@ -33,12 +37,14 @@ def main() -> None:
 
 async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
     """Runs the server, ready as soon as it listens: it reports by itself which service does not respond."""
-    with observe.measured("gateway", settings, http_metrics.ALL) as telemetry:
-        async with AsyncStubs(settings.addresses, settings.credentials) as stubs:
+    with observe.measured("gateway", settings, (*http_metrics.ALL, *decode_metrics.ALL)) as telemetry:
+        async with (
+            AsyncStubs(settings.addresses, settings.credentials) as stubs,
+            DecodePool.running(settings.decode_limits, telemetry) as decoders,
+        ):
             services = services_of(stubs)
-            front = Front(
-                Gateway(services, settings, apis.served()), Studio(services, settings), PREFIX, settings.hosts
-            )
+            studio = Studio(services, settings, partial(thumbnail, decoders))
+            front = Front(Gateway(services, settings, apis.served()), studio, PREFIX, settings.hosts)
             calls = HttpCalls("gateway", front, front, telemetry, Limits.of(settings, {}), guard_of(settings))
             server = HttpServer(settings, telemetry, calls)
             await server.start()

@@ -7,6 +7,7 @@ from pydantic import Field, field_validator
 from services.gateway.blob_uris import BlobUris
 from services.kit import settings
 from services.kit.names import ID_PATTERN
+from services.vision.decode_limits import DecodeLimits
 from sightline.client.errors import CredentialsError
 from sightline.client.transport.addresses import Addresses
 from sightline.client.transport.credentials import Credentials
@@ -36,12 +37,29 @@ class GatewaySettings(settings.Settings):
     max_image_batch_bytes: int = Field(default=64 * 1024**2, gt=0)  # of a request that adds images to a project
     quick_training_seconds: float = Field(default=600.0, gt=0)  # budget of a training that asks for none
     dataset_wait_seconds: float = Field(default=45.0, ge=0)  # for a dataset to be READY, or to be gone
+    thumbnail_cache_bytes: int = Field(default=64 * 1024**2, ge=0)
+    decode_threads: int = Field(default=2, gt=0)  # images of one caller at once, each in a process; 2 x this of all
+    decode_bytes: int = Field(default=512 * 1024**2, gt=0)  # estimated memory of large images that are decoded at once
+    decode_cpu_seconds: float = Field(default=10.0, gt=0)  # per image
+    decode_seconds: float = Field(default=60.0, gt=0)  # per image
+    max_image_scans: int = Field(default=100, gt=0)  # of a progressive JPEG
 
     @field_validator("blob_prefixes")
     @classmethod
     def _of_prefixes(cls, value: str) -> str:
         BlobUris.parse(value)
         return value
+
+    @property
+    def decode_limits(self) -> DecodeLimits:
+        """What decoding may take."""
+        return DecodeLimits(
+            self.decode_threads,
+            self.decode_bytes,
+            self.decode_cpu_seconds,
+            self.decode_seconds,
+            self.max_image_scans,
+        )
 
     @property
     def hosts(self) -> frozenset[str]:

@@ -43,7 +43,7 @@ _BY_SERVICE: Mapping[str, Mapping[Role, str]] = {
         Role.TRAINER: "SetModelAlias RollBackModelAlias DeleteModelAlias",
     },
     "sightline.v1.EvaluationService": {
-        Role.VIEWER: "GetEvaluation ListEvaluations WatchEvaluation",
+        Role.VIEWER: "GetEvaluation ListEvaluations WatchEvaluation CompareEvaluations",
         Role.TRAINER: "CreateEvaluation DeleteEvaluation",
     },
     "sightline.v1.ProjectService": {Role.VIEWER: "GetProject ListProjects"},

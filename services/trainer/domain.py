@@ -28,7 +28,7 @@ from services.trainer.name_use import NameUse
 from services.trainer.performance import Finding, Interval, Performance
 from services.trainer.recipe import BoxStatistics, Recipe
 from services.trainer.used_weights import UsedWeights
-from services.trainer.work import Work
+from services.trainer.work import Work, WorkState
 from services.vision.card import ModelKind, WeightsSource
 
 FINAL_EVALUATION = "final"  # id of the evaluation that is part of a training and paid by its budget
@@ -232,6 +232,13 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
         return self if work is self.work else replace(self, work=work, update_time=now)
 
 
+_EVALUATION_STATES = {
+    WorkState.QUEUED: "NOT_STARTED",
+    WorkState.RUNNING: "RUNNING",
+    WorkState.SUCCEEDED: "SUCCEEDED",
+}
+
+
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """`models/{model}/evaluations/{evaluation}`: one bundle measured on one snapshot."""
 
@@ -257,6 +264,16 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
         """Prefix of its blobs: under the model's, so that they are deleted with it."""
         model, _, id_ = self.name.partition("/evaluations/")
         return f"{model}/{self.model_uid}/evaluations/{id_}/"
+
+    @property
+    def state(self) -> str:
+        """The name of its state in the contract."""
+        return _EVALUATION_STATES.get(self.work.state, "FAILED")
+
+    @property
+    def predictions_key(self) -> str:
+        """The predictions for single images, which are beside the performance."""
+        return self.performance_key.rpartition("/")[0] + "/predictions.msgpack"
 
     def with_work(self, work: Work, now: datetime) -> Self:
         """The evaluation with changed work; itself if the work is the same."""

@@ -6,9 +6,11 @@ from services.kit.errors import Code, Failure
 from services.kit.records import Versioned
 from services.kit.status import failure_to_status, to_duration, to_timestamp
 from services.trainer.domain import Evaluation
-from services.trainer.performance import Coverage, Performance
+from services.trainer.performance import CalibrationBin, Coverage, Interval, Performance
+from services.trainer.planner.significance import Significance
 from services.trainer.work import WorkState
 from sightline.v1 import evaluation_pb2, finding_pb2, performance_pb2
+from sightline.v1 import evaluation_service_pb2 as service_pb2
 
 MAX_BASIC_TAGS = 100
 _TAG_METRICS = ("accuracy", "average_precision_50", "precision", "recall", "f1", "suggested_threshold")
@@ -16,14 +18,6 @@ _REASONS = {
     "unknown": "internalServerError",
     "ModelNotFound": "modelNotFound",
 }  # as the contract names them here
-_STATES = {
-    WorkState.QUEUED: "NOT_STARTED",
-    WorkState.RUNNING: "RUNNING",
-    WorkState.SUCCEEDED: "SUCCEEDED",
-    WorkState.FAILED: "FAILED",
-    WorkState.STOPPED: "FAILED",
-    WorkState.CANCELLED: "FAILED",
-}
 
 
 def evaluation_message(
@@ -35,7 +29,7 @@ def evaluation_message(
         name=evaluation.name,
         display_name=evaluation.display_name,
         test_dataset=evaluation.test_dataset,
-        state=evaluation_pb2.Evaluation.State.Value(_STATES[work.state]),
+        state=evaluation_pb2.Evaluation.State.Value(evaluation.state),
         progress=work.progress,
         model_version=evaluation.model_version,
         cost=to_duration(work.charged),
@@ -44,6 +38,7 @@ def evaluation_message(
         end_time=to_timestamp(work.end_time),
         update_time=to_timestamp(evaluation.update_time),
         etag=version.etag if version.revision else "",
+        snapshot_digest=evaluation.test.digest,
     )
     for finding in evaluation.findings:
         message.warnings.add(
@@ -71,6 +66,24 @@ def _error(evaluation: Evaluation) -> Failure | None:
     return None
 
 
+def comparison_message(found: Significance) -> service_pb2.CompareEvaluationsResponse:
+    """A paired test."""
+    return service_pb2.CompareEvaluationsResponse(
+        metric=found.metric,
+        first_value=found.first,
+        second_value=found.second,
+        difference=found.difference,
+        interval=interval_message(found.interval),
+        p_value=found.p_value,
+        image_count=found.image_count,
+        left_out_image_count=found.left_out_images,
+        left_out_categories=found.left_out_categories,
+        first_only_right_count=found.only_first,
+        second_only_right_count=found.only_second,
+        both_right_count=found.both,
+    )
+
+
 def performance_message(performance: Performance, *, full: bool) -> performance_pb2.ModelPerformance:
     """The metrics; curves, matrix and more than 100 tags in view FULL only."""
     message = performance_pb2.ModelPerformance(
@@ -81,8 +94,7 @@ def performance_message(performance: Performance, *, full: bool) -> performance_
     if performance.coverage is not None:
         message.coverage.CopyFrom(_coverage_message(performance.coverage))
     for name, interval in performance.intervals.items():
-        message.intervals[name].low, message.intervals[name].high = interval.low, interval.high
-        message.intervals[name].level = interval.level
+        message.intervals[name].CopyFrom(interval_message(interval))
     if full or len(performance.tag_performance) <= MAX_BASIC_TAGS:
         for name, tag in performance.tag_performance.items():
             entry = message.tag_performance[name]
@@ -91,6 +103,7 @@ def performance_message(performance: Performance, *, full: bool) -> performance_
                 if (value := getattr(tag, metric)) is not None:
                     setattr(entry, metric, value)
     if full:
+        message.calibration_bins.extend(map(_calibration_bin, performance.calibration_bins))
         message.confusion_matrix.categories.extend(performance.categories)
         for cell in performance.confusion_matrix:
             message.confusion_matrix.entries.add(row=cell.row, col=cell.col, count=cell.count)
@@ -99,6 +112,20 @@ def performance_message(performance: Performance, *, full: bool) -> performance_
             entry.thresholds.extend(curve.thresholds)
             entry.precisions.extend(curve.precisions)
             entry.recalls.extend(curve.recalls)
+    return message
+
+
+def interval_message(interval: Interval) -> performance_pb2.Interval:
+    """An interval as callers see it."""
+    return performance_pb2.Interval(low=interval.low, high=interval.high, level=interval.level)
+
+
+def _calibration_bin(found: CalibrationBin) -> performance_pb2.CalibrationBin:
+    message = performance_pb2.CalibrationBin(
+        mean_confidence=found.mean_confidence, accuracy=found.accuracy, count=found.count
+    )
+    if found.interval:
+        message.interval.CopyFrom(interval_message(found.interval))
     return message
 
 

@@ -17,20 +17,23 @@ from services.kit.errors import (
     EvaluationNotFound,
     InvalidRequest,
     NotFound,
+    WrongState,
 )
 from services.kit.paging import page_of
 from services.kit.records import Versioned
 from services.trainer.bundles import require_served
+from services.trainer.comparisons import Comparisons
 from services.trainer.coverage import check_categories
 from services.trainer.datasets import Dataset, Datasets, check_kind
 from services.trainer.domain import FINAL_EVALUATION, Draft, Evaluation, Model, served_trial
 from services.trainer.holding import Holding
 from services.trainer.performance import Performance
 from services.trainer.planner.costs import evaluation_seconds, resolution_of, slowness
+from services.trainer.planner.significance import Significance
 from services.trainer.quotas import Quotas
 from services.trainer.reconcile.counts import Counts
 from services.trainer.store import Store
-from services.trainer.work import Work
+from services.trainer.work import Work, WorkState
 
 ALLOWANCE = timedelta(hours=24)
 
@@ -48,6 +51,7 @@ class Evaluations:
         self._holding = Holding(store.holds, datasets, clock)
         self._blobs = blobs
         self._clock = clock
+        self._comparisons = Comparisons(blobs)
 
     async def create(self, model: str, draft: Draft, *, validate_only: bool) -> Versioned[Evaluation]:
         """Stores an evaluation of the bundle that the model serves now, on a READY dataset."""
@@ -153,6 +157,23 @@ class Evaluations:
             return None
         return codec.decode(await self._blobs.get(evaluation.performance_key), Performance)
 
+    async def compare(self, first: str, second: str) -> Significance:
+        """A paired test of two evaluations; EvaluationNotFound, WrongState unless both have SUCCEEDED.
+
+        InvalidRequest if they are of different images, or have none in common.
+        """
+        pair = (await self.get(first)).value, (await self.get(second)).value
+        for one in pair:
+            if one.work.state is not WorkState.SUCCEEDED:
+                raise WrongState(name=one.name, state=one.state, verb="comparing", allowed="SUCCEEDED")
+        if pair[0].test.digest != pair[1].test.digest:
+            raise InvalidRequest(field="second_evaluation", problem=_other_images(*pair))
+        found = await self._comparisons.of(pair[0].predictions_key, pair[1].predictions_key)
+        if found is None:
+            problem = f"{first} and {second} have no image in common that shows a category of both models."
+            raise InvalidRequest(field="second_evaluation", problem=problem)
+        return found
+
     async def watch(self, name: str) -> AsyncIterator[Versioned[Evaluation]]:
         """The evaluation now and after each change, until it has ended; EvaluationNotFound once it is deleted."""
         first = await self.get(name)
@@ -163,3 +184,12 @@ class Evaluations:
             if found.value.work.ended:
                 return
         raise EvaluationNotFound(name=name)
+
+
+def _other_images(first: Evaluation, second: Evaluation) -> str:
+    """Why two evaluations cannot be compared image by image."""
+    if first.test_dataset != second.test_dataset:
+        which = f"{first.name} is of {first.test_dataset}, {second.name} of {second.test_dataset}"
+        return f"{which}; measure both models on the same dataset."
+    older = min(first, second, key=lambda one: one.work.create_time)
+    return f"{first.test_dataset} has changed since {older.name} was measured; measure that model again."

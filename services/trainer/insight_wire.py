@@ -2,10 +2,10 @@
 
 from services.kit.status import to_duration
 from services.trainer.domain import Trial
+from services.trainer.evaluation_wire import interval_message
 from services.trainer.insight import ADDED_IMAGES, Doubt, Gain, LearningCurve, Mistake
 from services.trainer.leaderboard import Entry
 from services.trainer.name_use import NameEffect
-from services.trainer.progress_wire import interval_message
 from services.trainer.trial_wire import SCORE_METRICS
 from services.vision.card import ModelKind
 from sightline.v1 import insight_pb2

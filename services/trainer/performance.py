@@ -44,6 +44,16 @@ class ConfusionEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class CalibrationBin:
+    """Answers of similar confidence: a classifier's images, or a detector's detections, right at IoU 0.50."""
+
+    mean_confidence: float
+    accuracy: float
+    count: int
+    interval: Interval | None = None  # of the accuracy; None of detections, as those of one image depend on each other
+
+
+@dataclass(frozen=True, slots=True)
 class Curve:
     """Precision and recall by descending threshold; three lists of equal length."""
 
@@ -114,6 +124,7 @@ class Performance:
     categories: tuple[str, ...] = ()  # in the order of the confusion matrix's rows and columns
     confusion_matrix: tuple[ConfusionEntry, ...] = ()
     precision_recall_curves: dict[str, Curve] = field(default_factory=dict[str, Curve])
+    calibration_bins: tuple[CalibrationBin, ...] = ()  # by rising confidence; empty of earlier versions
     coverage: Coverage | None = None  # of a test dataset
 
     def metrics(self) -> dict[str, float]:

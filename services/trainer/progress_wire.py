@@ -5,13 +5,13 @@ from datetime import datetime
 
 from services.kit.status import to_duration
 from services.trainer.domain import Evaluation, Model, ModelState, Trial, scored_trial, served_trial, works_of
+from services.trainer.evaluation_wire import interval_message
 from services.trainer.ledger import ZERO, total
-from services.trainer.performance import Interval
 from services.trainer.planner.time_left import time_left
 from services.trainer.trial_wire import SCORE_METRICS
 from services.trainer.waiting import Waiting
 from services.trainer.work import WorkState
-from sightline.v1 import dataset_pb2, model_pb2, performance_pb2, progress_pb2
+from sightline.v1 import dataset_pb2, model_pb2, progress_pb2
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +56,6 @@ def progress_message(
     if best and best.score_interval:
         message.metric_interval.CopyFrom(interval_message(best.score_interval))
     return message
-
-
-def interval_message(interval: Interval) -> performance_pb2.Interval:
-    """An interval as callers see it."""
-    return performance_pb2.Interval(low=interval.low, high=interval.high, level=interval.level)
 
 
 def phase_of(model: Model, trials: list[Trial], final: Evaluation | None) -> str:

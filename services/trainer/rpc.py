@@ -183,6 +183,13 @@ class EvaluationServicer(EvaluationServiceServicer):
         messages = [evaluation_wire.evaluation_message(evaluation) for evaluation in found]
         return epb.ListEvaluationsResponse(evaluations=messages, next_page_token=token)
 
+    async def CompareEvaluations(
+        self, request: epb.CompareEvaluationsRequest, context: Context
+    ) -> epb.CompareEvaluationsResponse:
+        first = _evaluation_name(request.first_evaluation, "first_evaluation")
+        second = _evaluation_name(request.second_evaluation, "second_evaluation")
+        return evaluation_wire.comparison_message(await self._evaluations.compare(first, second))
+
     async def DeleteEvaluation(self, request: epb.DeleteEvaluationRequest, context: Context) -> Empty:
         await self._evaluations.delete(_evaluation_name(request.name), request.etag)
         return Empty()
@@ -227,6 +234,6 @@ async def _named(store: Store, name: str, field: str = "name") -> str:
     return await store.model_name(names.check_alias(name, field))
 
 
-def _evaluation_name(name: str) -> str:
-    names.parse(name, "models", "evaluations")
+def _evaluation_name(name: str, field: str = "name") -> str:
+    names.parse(name, "models", "evaluations", field=field)
     return name

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from services.kit import pulse
 from services.vision.intervals import Interval, resampling_interval, wilson_interval
 from services.vision.precision_recall import CurvePoint, thinned_curve
+from services.vision.reliability import ReliabilityBin, calibration_error, reliability
 
-CALIBRATION_BINS = 15
 BOOTSTRAP_CELLS = 200_000_000  # scores resampled in total; takes a few seconds
 
 Scores = NDArray[np.floating[Any]]
@@ -53,7 +53,8 @@ class ClassificationReport:
     average_precision: float
     accuracy_top1: float
     accuracy_top5: float
-    calibration_ece: float
+    calibration_ece: float  # of the top-1 confidence
+    reliability: tuple[ReliabilityBin, ...]  # of the top-1 decision
     intervals: dict[str, Interval]  # of average_precision, accuracy_top1 and accuracy_top5
     categories: tuple[CategoryReport, ...]  # in the order of the scores' columns
     confusion: tuple[ConfusionCell, ...]  # by actual, then predicted
@@ -65,13 +66,14 @@ def classification_report(scores: Scores, targets: Targets, *, seed: int = 0) ->
     count = len(targets)
     top1, top5 = accuracy(scores, targets, 1), accuracy(scores, targets, 5)
     precision_interval = bootstrap_interval(scores, targets, seed=seed)
-    cells = confusion(scores, targets)
+    cells, bins = confusion(scores, targets), top1_reliability(scores, targets)
     return ClassificationReport(
         image_count=count,
         average_precision=average_precision(scores, targets),
         accuracy_top1=top1,
         accuracy_top5=top5,
-        calibration_ece=calibration_error(scores, targets),
+        calibration_ece=calibration_error(bins),
+        reliability=bins,
         intervals={
             "average_precision": precision_interval,
             "accuracy_top1": wilson_interval(round(top1 * count), count),
@@ -98,15 +100,10 @@ def accuracy(scores: Scores, targets: Targets, k: int) -> float:
     return float((rank < k).mean())
 
 
-def calibration_error(scores: Scores, targets: Targets, bins: int = CALIBRATION_BINS) -> float:
-    """Expected calibration error of top-1 confidence, with equal-width bins (low, high] (Guo et al., 2017)."""
-    if not len(targets):
-        return 0.0
+def top1_reliability(scores: Scores, targets: Targets) -> tuple[ReliabilityBin, ...]:
+    """How often the highest score's category is right, by that score."""
     predicted = scores.argmax(axis=1)
-    confidence = scores[np.arange(len(targets)), predicted].astype(np.float64)
-    bin_of = np.digitize(confidence, np.linspace(0, 1, bins + 1)[1:-1], right=True)
-    surplus = np.bincount(bin_of, weights=confidence - (predicted == targets), minlength=bins)
-    return float(np.abs(surplus).sum() / len(targets))
+    return reliability(scores[np.arange(len(targets)), predicted], predicted == targets)
 
 
 def confusion(scores: Scores, targets: Targets) -> tuple[ConfusionCell, ...]:

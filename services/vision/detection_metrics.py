@@ -19,6 +19,7 @@ from services.vision.average_precision import Floats, Matched
 from services.vision.detection_matching import IOU_THRESHOLDS, DetectionTable, GroundTruth, match
 from services.vision.intervals import Interval, resampling_interval
 from services.vision.precision_recall import CurvePoint, thinned_curve
+from services.vision.reliability import ReliabilityBin, reliability
 
 RESAMPLES = 200
 LEAST_RESAMPLES = 20
@@ -54,6 +55,7 @@ class DetectionReport:
     mean_average_precision_75: float | None
     intervals: dict[str, Interval]  # of the three, by their names; empty without ground truth
     categories: tuple[DetectionCategory, ...]  # by index
+    reliability: tuple[ReliabilityBin, ...]  # of all detections, at IoU .50
 
 
 def detection_report(
@@ -73,6 +75,7 @@ def detection_report(
             if mean is not None
         },
         categories=_categories(matched),
+        reliability=_reliability(matched[IOU_THRESHOLDS.index(0.50)]),
     )
 
 
@@ -92,6 +95,12 @@ def resampled(matched: Sequence[Matched], *, seed: int = 0) -> Floats:
         values.append([found.mean_average_precision(weights) for found in matched])
     table = np.array(values).reshape(-1, len(matched))
     return table[~np.isnan(table).any(axis=1)]
+
+
+def _reliability(matched: Matched) -> tuple[ReliabilityBin, ...]:
+    right = np.zeros(len(matched.scores), np.bool_)
+    right[matched.hits] = True
+    return reliability(matched.scores, right)
 
 
 def _categories(matched: Sequence[Matched]) -> tuple[DetectionCategory, ...]:

@@ -7,7 +7,7 @@ from rich.markup import escape
 
 from sightline.cli.console import Json, facts, output, print_json, state
 from sightline.cli.formats import moment
-from sightline.cli.quality import print_performance
+from sightline.cli.quality import print_calibration, print_performance
 from sightline.cli.session import session
 from sightline.client.names import bare_name, evaluation_name
 from sightline.client.quantities import duration
@@ -67,3 +67,4 @@ def print_evaluation(evaluation: EvaluationData) -> None:
         output().print(f"[red]{escape(evaluation.error.message)}[/]")
     if evaluation.message.HasField("performance"):
         print_performance(evaluation.performance)
+        print_calibration(evaluation.performance)

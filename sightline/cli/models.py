@@ -11,11 +11,12 @@ from rich.markup import escape
 from sightline.cli.console import Json, facts, notes, output, print_json, state, table
 from sightline.cli.formats import moment, parse_duration, percent
 from sightline.cli.insight import print_advice, print_curve, print_doubts, print_leaderboard, print_mistakes
+from sightline.cli.model_comparisons import compare
 from sightline.cli.model_exports import export
 from sightline.cli.model_memory import load, loaded, unload
 from sightline.cli.model_reports import report
 from sightline.cli.model_trials import trials_
-from sightline.cli.quality import main_metric, print_performance
+from sightline.cli.quality import main_metric, print_calibration, print_performance
 from sightline.cli.session import session
 from sightline.cli.watching import watching
 from sightline.client.names import bare_name, full_name
@@ -29,7 +30,7 @@ from sightline.v1 import model_service_pb2 as service
 COLLECTION = "models"
 
 app = typer.Typer(
-    help="Estimate and train models; list, show, report on, export, cancel and delete them; load them to predict.",
+    help="Estimate and train models; list, show, compare, report on, export, cancel and delete them; load them.",
     no_args_is_help=True,
 )
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")]
@@ -155,7 +156,10 @@ def list_(json: Json = False) -> None:
 def show(
     name: Name,
     full: Annotated[
-        bool, typer.Option("--full", help="Also show every trial, the worst mistakes and the learning curve.")
+        bool,
+        typer.Option(
+            "--full", help="Also show every trial, the calibration, the worst mistakes and the learning curve."
+        ),
     ] = False,
     json: Json = False,
 ) -> None:
@@ -168,6 +172,7 @@ def show(
     print_model(model)
     if full:
         print_leaderboard(model)
+        print_calibration(model.performance)
         print_doubts(model)
         print_mistakes(model)
         print_curve(model)
@@ -181,6 +186,7 @@ def advise(name: Name, json: Json = False) -> None:
     print_advice(found, json=json)
 
 
+app.command("compare")(compare)
 app.command("report")(report)
 
 

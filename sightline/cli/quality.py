@@ -53,6 +53,19 @@ def print_performance(performance: Performance) -> None:
         console.print(facts([("decision", DECISION), ("most confused", escape("; ".join(confused)))]))
 
 
+def print_calibration(performance: Performance) -> None:
+    """How many predictions are right, by confidence."""
+    if not performance.calibration:
+        return
+    what = "images" if performance.mean_average_precision_50 is None else "detections"
+    output().print(f"[bold]Calibration[/]: how many {what} are right, by confidence")
+    rows = table("CONFIDENCE", "RIGHT", what.upper(), right=("CONFIDENCE", "RIGHT", what.upper()))
+    for one in performance.calibration:
+        limits = f"  ({percent(one.interval.low)} to {percent(one.interval.high)})" if one.interval else ""
+        rows.add_row(percent(one.mean_confidence), percent(one.accuracy) + limits, f"{one.count:,}")
+    output().print(rows)
+
+
 def metric_lines(performance: Performance) -> list[tuple[str, str]]:
     """Every metric that is present, with its interval: `("top-1 accuracy", "97.1 %  (95.0 % to 98.4 %)")`."""
     lines: list[tuple[str, str]] = []

@@ -6,6 +6,7 @@ from sightline.client import progress, requests
 from sightline.client.calls import AsyncCalls, Calls
 from sightline.client.names import Named, bare_name, full_name
 from sightline.client.results.evaluation import AsyncEvaluation, Evaluation
+from sightline.client.results.model_comparison import ModelComparison
 from sightline.v1 import evaluation_pb2
 from sightline.v1 import evaluation_service_pb2 as service
 
@@ -48,6 +49,15 @@ class Evaluations:
         self._calls.wait(f"evaluate {bare_name(_full(name))}", self.watch(name), progress.of_evaluation)
         return self.get(name)
 
+    def compare(self, first: str | Named, second: str | Named) -> ModelComparison:
+        """Which of two models is better, by a paired test of two evaluations of the same images.
+
+        Raises EvaluationNotFound, WrongState unless both have SUCCEEDED, and InvalidRequest if they are of different
+        images.
+        """
+        request = service.CompareEvaluationsRequest(first_evaluation=_full(first), second_evaluation=_full(second))
+        return ModelComparison.of(request, self._calls.ask(self._calls.stubs.evaluations.CompareEvaluations, request))
+
     def delete(self, name: str | Named) -> None:
         """Deletes an evaluation; EvaluationNotFound."""
         request = service.DeleteEvaluationRequest(name=_full(name))
@@ -89,6 +99,12 @@ class AsyncEvaluations:
         """Waits until an evaluation has ended and returns it; raises the error of one that ends as FAILED."""
         await self._calls.wait(f"evaluate {bare_name(_full(name))}", self.watch(name), progress.of_evaluation)
         return await self.get(name)
+
+    async def compare(self, first: str | Named, second: str | Named) -> ModelComparison:
+        """As `Evaluations.compare`."""
+        request = service.CompareEvaluationsRequest(first_evaluation=_full(first), second_evaluation=_full(second))
+        rpc = self._calls.stubs.evaluations.CompareEvaluations
+        return ModelComparison.of(request, await self._calls.ask(rpc, request))
 
     async def delete(self, name: str | Named) -> None:
         """Deletes an evaluation; EvaluationNotFound."""

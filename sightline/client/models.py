@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Generator
 from functools import partial
 from pathlib import Path
 
-from sightline.client import progress, requests
+from sightline.client import comparing, progress, requests
 from sightline.client.advice import Advice, advice
 from sightline.client.calls import AsyncCalls, Calls
 from sightline.client.model_exports import ArchiveDownload, receive, receive_async
@@ -15,6 +15,7 @@ from sightline.client.results.estimate import Estimate
 from sightline.client.results.kinds import ModelKind
 from sightline.client.results.loaded import LoadedModel
 from sightline.client.results.model import KIND_FOR, AsyncModel, Hyperparameters, Model
+from sightline.client.results.model_comparison import ModelComparison
 from sightline.client.results.model_export import ModelExport, ModelFormat
 from sightline.client.results.trial import Trial
 from sightline.v1 import dataset_service_pb2 as dataset_service
@@ -88,6 +89,16 @@ class Models:
     def advise(self, name: str | Named) -> tuple[Advice, ...]:
         """What would make a model better: images to collect, categories to tell apart, labels to check."""
         return advice(self.get(name))
+
+    def compare(
+        self, first: str | Named, second: str | Named, *, dataset: str | Named | None = None
+    ) -> ModelComparison:
+        """Which of two models is better, on the images on which both were measured.
+
+        Of the versions that they serve, the latest evaluations of the same images are compared: of the `dataset`, or of
+        the one measured latest. Raises ModelNotFound, and EvaluationNotFound if there are none.
+        """
+        return comparing.compare(self._calls, first, second, dataset)
 
     def list(self) -> tuple[Model, ...]:
         """All models, by name."""
@@ -220,6 +231,12 @@ class AsyncModels:
     async def advise(self, name: str | Named) -> tuple[Advice, ...]:
         """As `Models.advise`."""
         return advice(await self.get(name))
+
+    async def compare(
+        self, first: str | Named, second: str | Named, *, dataset: str | Named | None = None
+    ) -> ModelComparison:
+        """As `Models.compare`."""
+        return await comparing.compare_async(self._calls, first, second, dataset)
 
     async def list(self) -> tuple[AsyncModel, ...]:
         """All models, by name."""

@@ -1,38 +1,53 @@
-"""Charts as inline SVG: bars of the categories, and a scatter of the sizes."""
+"""Charts as inline SVG: a scatter of sizes; and as HTML: bars and confusion matrices."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from sightline.client.results.dataset import Category
 from sightline.pages.markup import Markup, tag
+from sightline.text import shown
 
 BARS = 60
-_ROW, _LABEL, _BAR = 22, 220, 420  # pixels
+SHADES = 6  # of a confusion matrix
+_BAR = 14  # pixels
 _PLOT, _MARGIN = 360, 48
-_LETTERS = 30
-_HUES = (210, 25, 120, 280, 50, 170, 340, 90)
+
+Link = Callable[[str], str]  # the url that a category's name leads to
+CellLink = Callable[
+    [str, str, int], tuple[str, str]
+]  # of the true and the predicted category and their count: url, name
 
 
-def series_colour(number: int) -> str:
-    """The colour of a category's boxes, or of a line among others."""
-    return f"hsl({_HUES[number % len(_HUES)]} 90% 45%)"
-
-
-def bars(categories: Sequence[Category]) -> Markup:
-    """A bar for each category, the most frequent first; at most BARS."""
-    shown = sorted(categories, key=lambda one: -one.image_count)[:BARS]
-    most = max((one.image_count for one in shown), default=0) or 1
+def bars(values: Sequence[tuple[str, int]], link: Link | None = None) -> Markup:
+    """A bar for each name, in this order; each is as long as its share of the largest."""
+    most = max((value for _, value in values), default=0) or 1
     rows: list[Markup] = []
-    for row, one in enumerate(shown):
-        y, width = row * _ROW, max(1.0, _BAR * one.image_count / most)
-        name = one.name if len(one.name) <= _LETTERS else one.name[: _LETTERS - 1] + "…"
-        rows += [
-            tag("text", name, tag("title", one.name), x=_LABEL - 8, y=y + 15, text_anchor="end"),
-            tag("rect", x=_LABEL, y=y + 3, width=f"{width:.1f}", height=_ROW - 6, class_="bar"),
-            tag("text", str(one.image_count), x=f"{_LABEL + width + 6:.1f}", y=y + 15),
-        ]
-    size = _LABEL + _BAR + 80, max(1, len(shown)) * _ROW
-    return tag("svg", *rows, viewBox=f"0 0 {size[0]} {size[1]}", width=size[0], height=size[1], role="img")
+    for name, value in values:
+        bar = tag("rect", width=f"{100 * value / most:.2f}%", height=_BAR, rx=3)
+        label = tag("a", shown(name), href=link(name)) if link else tag("span", shown(name))
+        drawn = tag("svg", bar, aria_hidden="true", height=_BAR)
+        rows.append(tag("li", label, drawn, tag("span", f"{value:,}", class_="number")))
+    return tag("ul", *rows, class_="bars")
+
+
+def confusion_matrix(
+    names: Sequence[str], counts: Mapping[tuple[int, int], int], link: CellLink | None = None
+) -> Markup:
+    """True categories downwards, predicted ones to the right. A cell's shade is its share of its row."""
+    heads = [tag("th", tag("span", shown(name)), scope="col") for name in names]
+    rows: list[Markup] = []
+    for row, name in enumerate(names):
+        total = sum(counts.get((row, col), 0) for col in range(len(names))) or 1
+        cells: list[Markup] = []
+        for col, other in enumerate(names):
+            count = counts.get((row, col), 0)
+            content = Markup(count or "")
+            if link and count and row != col:
+                url, label = link(name, other, count)
+                content = tag("a", content, href=url, aria_label=label)
+            shade = f"{'right' if row == col else 'wrong'} s{-(-SHADES * count // total)}"
+            cells.append(tag("td", content, class_=shade))
+        rows.append(tag("tr", tag("th", shown(name), scope="row"), *cells))
+    return tag("table", tag("thead", tag("tr", tag("td"), *heads)), tag("tbody", *rows), class_="matrix")
 
 
 def scatter(sizes: Sequence[tuple[int, int]]) -> Markup:
@@ -60,8 +75,14 @@ def scatter(sizes: Sequence[tuple[int, int]]) -> Markup:
         tag("text", "width, pixels", x=end, y=_PLOT + 42, text_anchor="end"),
         tag("text", "height", x=_MARGIN + 6, y=22),
     ]
-    size = end + 24, _PLOT + 50
-    return tag("svg", *parts, viewBox=f"0 0 {size[0]} {size[1]}", width=size[0], height=size[1], role="img")
+    return svg(parts, (end + 24, _PLOT + 50), "sizes of the images")
+
+
+def svg(parts: Sequence[Markup], size: tuple[float, float], label: str) -> Markup:
+    """A drawing, in pixels, that shrinks to the page."""
+    width, height = (f"{side:g}" for side in size)
+    view = f"0 0 {width} {height}"
+    return tag("svg", *parts, class_="chart", viewBox=view, width=width, height=height, role="img", aria_label=label)
 
 
 def _round_up(value: float) -> int:

@@ -4,10 +4,17 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from sightline.pages.markup import Markup, document, tag
+from sightline.pages.style import CHARTS
 from sightline.text import shown
 
-_STYLE = """
-:root { color-scheme: light dark; font: 15px/1.45 system-ui, sans-serif; }
+_STYLE = (
+    CHARTS
+    + """
+:root {
+  color-scheme: light dark; font: 15px/1.45 system-ui, sans-serif;
+  --accent: #3b82c4; --bad: #c0362c; --line: #8884; --paper: transparent;
+  --quiet: color-mix(in srgb, currentColor 70%, transparent);
+}
 body { max-width: 70rem; margin: 0 auto; padding: 1.5rem; }
 h1 { margin: 0; } h2 { margin: 2.2rem 0 .6rem; } h3 { margin: 1.2rem 0 .4rem; font-size: 1rem; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1.2rem; } dt { opacity: .65; } dd { margin: 0; }
@@ -15,8 +22,7 @@ dd, td, summary, figcaption, h3 { overflow-wrap: anywhere; }
 table { border-collapse: collapse; width: 100%; }
 td, th { padding: .25rem .6rem; text-align: left; vertical-align: top; }
 tr + tr td { border-top: 1px solid #8884; } th { font-weight: 600; opacity: .65; }
-svg { max-width: 100%; height: auto; } svg text { font-size: 12px; fill: currentColor; }
-.bar { fill: #3b82c4; } .dot { fill: #3b82c4; fill-opacity: .45; } .plot { fill: none; stroke: #8886; }
+svg { max-width: 100%; }
 .row { display: flex; flex-wrap: wrap; gap: .8rem; align-items: flex-end; }
 figure { margin: 0; width: 200px; } figcaption { font-size: 12px; opacity: .8; }
 .pair { display: flex; gap: .8rem; border: 1px solid #8884; border-radius: .5rem; padding: .8rem; }
@@ -25,18 +31,15 @@ figure { margin: 0; width: 200px; } figcaption { font-size: 12px; opacity: .8; }
 .ERROR { color: #c0362c; } .WARNING { color: #a86a00; } .INFO { color: #2d76b5; } b { font-weight: 600; }
 details { margin: .3rem 0; } summary { cursor: pointer; }
 .scroll { overflow-x: auto; } .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.chosen td { font-weight: 600; } .quiet { opacity: .75; } .swatch { font-weight: 700; }
+.chosen td { font-weight: 600; } .quiet { opacity: .75; }
 ul { padding-left: 1.2rem; margin: .3rem 0; }
-.grid { stroke: #8884; } .ideal { stroke: #8888; stroke-dasharray: 4; }
-.fit, .series, .whisker { fill: none; stroke: #3b82c4; stroke-width: 2; }
-.matrix { width: auto; border-spacing: 2px; border-collapse: separate; } .matrix td { text-align: center; }
-.matrix thead th span { writing-mode: vertical-rl; transform: rotate(180deg); max-height: 12rem; overflow: hidden; }
 @media print {
   :root { color-scheme: light; font-size: 11px; } body { max-width: none; padding: 0; } .scroll { overflow: visible; }
   h2, h3 { break-after: avoid; } tr, figure, svg, .pair { break-inside: avoid; }
   * { print-color-adjust: exact; }
 }
 """
+)
 
 
 def page(title: str, *sections: Markup) -> str:

@@ -4,9 +4,12 @@ from html import escape
 
 
 class Markup(str):
-    """Text that is markup already."""
+    """Text that is markup already, also for templates that escape text (Jinja's)."""
 
     __slots__ = ()
+
+    def __html__(self) -> str:
+        return self
 
 
 def tag(name: str, *children: str, **attributes: object) -> Markup:

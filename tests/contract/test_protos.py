@@ -34,7 +34,8 @@ SERVICES = {
         EstimateTraining ExportModel""",
     "ModelAliasService": "SetModelAlias GetModelAlias ListModelAliases RollBackModelAlias DeleteModelAlias",
     "ProjectService": "GetProject ListProjects",
-    "EvaluationService": "CreateEvaluation GetEvaluation ListEvaluations DeleteEvaluation WatchEvaluation",
+    "EvaluationService": """CreateEvaluation GetEvaluation ListEvaluations DeleteEvaluation WatchEvaluation
+        CompareEvaluations""",
     "PredictionService": """AnalyzeImage AnalyzeImages CreateBatchPrediction GetBatchPrediction ListBatchPredictions
         CancelBatchPrediction DeleteBatchPrediction WatchBatchPrediction ReadBatchPredictionFile LoadModel UnloadModel
         ListLoadedModels ExplainImage""",

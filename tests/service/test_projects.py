@@ -99,6 +99,7 @@ def requests(uri: str = "") -> dict[str, tuple[Message, str]]:
         ),
         "GetEvaluation": (evaluations.GetEvaluationRequest(name=E, view=evaluation_pb2.Evaluation.FULL), OK),
         "ListEvaluations": (evaluations.ListEvaluationsRequest(parent="models/m"), OK),
+        "CompareEvaluations": (evaluations.CompareEvaluationsRequest(first_evaluation=E, second_evaluation=E), OK),
         "WatchEvaluation": (evaluations.WatchEvaluationRequest(name=E), OK),
         "GetProject": (projects.GetProjectRequest(), OK),
         "ListProjects": (projects.ListProjectsRequest(), OK),

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,11 +17,13 @@ from urllib.parse import quote
 from services.gateway.settings import GatewaySettings
 from services.gateway.studio.app import Studio
 from services.gateway.studio.cookies import PREFIX
+from services.vision.thumbnail import thumbnail
 from sightline.v1 import dataset_pb2 as pb
 from sightline.v1 import dataset_service_pb2 as service_pb
 from sightline.v1.project_pb2 import Project
 from tests.support import gateway
 from tests.support.datasets import World, coco, make_image, rotated, running, tagged
+from tests.support.decoders import InlineDecoders
 from tests.support.studio import Browser
 
 
@@ -31,7 +34,7 @@ async def at_studio() -> AsyncGenerator[tuple[World, Browser]]:
     stub = gateway.Stub(seen, {"GetProject": lambda request: Project(project_id="default")})
     async with running(World()) as world:
         services = replace(gateway.services_of(stub), datasets=world.stub)
-        studio = Studio(services, settings)
+        studio = Studio(services, settings, partial(thumbnail, InlineDecoders()))
         async with gateway.served(studio, settings) as client:
             browser = Browser(client, seen)
             await browser.open(f"{PREFIX}/new")

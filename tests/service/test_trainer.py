@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import grpc
+import msgspec
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -57,7 +58,7 @@ from sightline.v1.evaluation_service_pb2_grpc import (
 )
 from sightline.v1.model_service_pb2_grpc import ModelServiceStub, add_ModelServiceServicer_to_server
 from tests.support.waiting import eventually
-from tests.unit.trainer.support import DIGEST, TTL, FakeDatasets, QuickWorker, dataset, running
+from tests.unit.trainer.support import DIGEST, TTL, FakeDatasets, QuickWorker, dataset, predictions, running
 
 CLASSIFIER = model_pb2.TrainingParameters.GENERIC_CLASSIFIER
 DETECTOR = model_pb2.TrainingParameters.GENERIC_DETECTOR
@@ -984,11 +985,83 @@ async def test_an_evaluation_measures_the_served_bundle(trainer: World) -> None:
     assert found.state == evaluation_pb2.Evaluation.SUCCEEDED
     assert found.performance.accuracy_top1 == 0.9
     assert not found.performance.HasField("confusion_matrix")
+    assert not found.performance.calibration_bins
     full = await trainer.evaluations.GetEvaluation(
         epb.GetEvaluationRequest(name=E, view=evaluation_pb2.Evaluation.FULL)
     )
     assert list(full.performance.confusion_matrix.categories) == ["category 0", "category 1"]
+    (calibrated,) = full.performance.calibration_bins
+    assert (calibrated.mean_confidence, calibrated.accuracy, calibrated.count) == (0.9, 0.9, 100)
+    assert (calibrated.interval.low, calibrated.interval.high, calibrated.interval.level) == (0.7, 0.95, 0.95)
     assert (await trainer.get()).training_cost == done.training_cost  # charged to no budget
+
+
+async def compared(trainer: World, first: str, second: str) -> epb.CompareEvaluationsResponse:
+    request = epb.CompareEvaluationsRequest(first_evaluation=first, second_evaluation=second)
+    return await trainer.evaluations.CompareEvaluations(request)
+
+
+async def test_two_evaluations_of_the_same_images_are_compared_image_by_image(trainer: World) -> None:
+    await trainer.trained()
+    trainer.worker.right = {E: 80, f"{M}/evaluations/f": 93}
+    for id_ in ("e", "f"):
+        await trainer.evaluate(id_)
+    await trainer.step()
+    found = await compared(trainer, E, f"{M}/evaluations/f")
+    assert (found.metric, found.image_count) == ("accuracy_top1", 100)
+    assert (found.first_value, found.second_value, found.difference) == (0.8, 0.93, pytest.approx(0.13))
+    assert (found.first_only_right_count, found.second_only_right_count, found.both_right_count) == (0, 13, 80)
+    assert 0 < found.interval.low < 0.13 < found.interval.high
+    assert found.interval.level == 0.95
+    assert found.p_value == pytest.approx(0.000311, rel=0.01)
+    turned = await compared(trainer, f"{M}/evaluations/f", E)
+    assert (turned.difference, turned.p_value) == (pytest.approx(-0.13), found.p_value)
+    digests = [(await trainer.evaluations.GetEvaluation(epb.GetEvaluationRequest(name=E))).snapshot_digest]
+    assert digests == [DIGEST]
+
+
+async def test_detectors_are_compared_too(trainer: World) -> None:
+    await trainer.trained(kind=DETECTOR, **BOXES)
+    trainer.datasets.put(dataset("datasets/test", annotation_kind="OBJECT_DETECTION"))
+    trainer.worker.right = {E: 40}
+    for id_ in ("e", "f"):
+        await trainer.evaluate(id_)
+    await trainer.step()
+    found = await compared(trainer, E, f"{M}/evaluations/f")
+    assert found.metric == "mean_average_precision_50"
+    assert not found.HasField("both_right_count")
+    assert found.interval.low > 0
+
+
+async def test_what_cannot_be_compared_is_refused_with_its_reason(trainer: World) -> None:
+    await trainer.trained()
+    await trainer.evaluate()
+    f = f"{M}/evaluations/f"
+    await refused(compared(trainer, E, E), PRECONDITION, "WrongState", "NOT_STARTED", "comparing", "SUCCEEDED")
+    await trainer.step()
+    await refused(compared(trainer, E, f), MISSING, "EvaluationNotFound", f)
+    await refused(compared(trainer, "x", E), INVALID, "InvalidName", "first_evaluation")
+    await refused(compared(trainer, E, M), INVALID, "InvalidName", "second_evaluation")
+    trainer.datasets.put(dataset("datasets/test", digest="sha256:" + "0" * 64))
+    await trainer.evaluate("f")
+    trainer.datasets.put(dataset("datasets/others", digest="sha256:" + "1" * 64))
+    await trainer.evaluate("g", test_dataset="datasets/others")
+    await trainer.step()
+    again = f"datasets/test has changed since {E} was measured; measure that model again."
+    await refused(compared(trainer, f, E), INVALID, "InvalidRequest", "second_evaluation", again)
+    other = f"{E} is of datasets/test, {M}/evaluations/g of datasets/others"
+    await refused(compared(trainer, E, f"{M}/evaluations/g"), INVALID, "InvalidRequest", other)
+
+
+async def test_models_without_a_category_in_common_are_not_compared(trainer: World) -> None:
+    await trainer.trained()
+    for id_ in ("e", "f"):
+        await trainer.evaluate(id_)
+    await trainer.step()
+    found = (await trainer.store.evaluations.get(E)).value
+    strangers = msgspec.structs.replace(predictions(90), image_ids=tuple(range(1000, 1100)))
+    await trainer.blobs.put(found.predictions_key, msgspec.msgpack.encode(strangers))
+    await refused(compared(trainer, E, f"{M}/evaluations/f"), INVALID, "InvalidRequest", "no image in common")
 
 
 async def test_an_evaluation_is_refused_with_its_reason(trainer: World) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import httpx2
@@ -15,10 +16,15 @@ from services.gateway.front import Front
 from services.gateway.settings import GatewaySettings
 from services.gateway.studio.app import Studio
 from services.gateway.studio.cookies import PREFIX
+from services.gateway.studio.thumbnails import Shrink
 from services.infra.auth import Guard
+from services.vision.thumbnail import thumbnail
 from sightline.v1.project_pb2 import Project
 from tests.support import gateway
+from tests.support.decoders import InlineDecoders
 from tests.support.gateway import BASE, Answer, Seen, Stub
+
+SHRINK: Shrink = partial(thumbnail, InlineDecoders())
 
 
 class Browser(gateway.Front):
@@ -50,12 +56,14 @@ async def browser(
     roles: tuple[str, ...] = (),
     guard: Guard | None = None,
     base: str = BASE,
+    shrink: Shrink = SHRINK,
     **changes: Any,
 ) -> AsyncGenerator[Browser]:
     """A browser at the studio, with these answers of the services."""
     settings, seen = GatewaySettings(**changes), list[Seen]()
     project: dict[str, Answer] = {"GetProject": lambda request: Project(project_id="default", roles=roles)}
     services = gateway.services_of(Stub(seen, project | answers))
-    front = Front(Gateway(services, settings, apis.served()), Studio(services, settings), PREFIX, settings.hosts)
+    studio = Studio(services, settings, shrink)
+    front = Front(Gateway(services, settings, apis.served()), studio, PREFIX, settings.hosts)
     async with gateway.served(front, settings, guard, base) as client:
         yield Browser(client, seen)

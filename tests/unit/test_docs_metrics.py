@@ -13,6 +13,7 @@ from services.kit import consume, metered
 from services.kit.telemetry import Metric, MetricKind
 from services.predictor.batch import metrics as predictor
 from services.trainer import metrics as trainer
+from services.vision import decode_metrics
 from tests.support.prometheus import RPCS, SERVERS
 from tools import manifests
 
@@ -28,7 +29,7 @@ CHAPTERS: dict[str, set[Metric]] = {
     "Metrics of trainer workers": set(trainer.WORKER) - COMMON,
     "Metrics of the predictor": set(predictor.API) - COMMON,
     "Metrics of predictor workers": set(predictor.WORKER) - set(predictor.API) - COMMON,
-    "Metrics of the gateway": set(http_metrics.ALL),
+    "Metrics of the gateway": {*http_metrics.ALL, *decode_metrics.ALL},
 }
 ALL = set[Metric]().union(*CHAPTERS.values())
 NAMED = {metric.name: metric for metric in ALL}

@@ -19,6 +19,7 @@ from services.gateway.errors import Problem, Refusal, no_method, problem_of
 from services.gateway.settings import GatewaySettings
 from services.gateway.studio import (
     admin,
+    charts,
     compare,
     datasets,
     drops,
@@ -37,6 +38,7 @@ from services.gateway.studio import (
 from services.gateway.studio.assets import Assets
 from services.gateway.studio.cookies import PREFIX, Cookies, forget
 from services.gateway.studio.text import FILE, Text
+from services.gateway.studio.thumbnails import Shrink, Thumbnails
 from services.gateway.studio.visit import Site, Visit
 from services.gateway.upstream import Services, Session
 from services.kit import log
@@ -81,6 +83,7 @@ PAGES: tuple[tuple[str, str, Page], ...] = (
     ("GET", "/datasets/{dataset}/findings", datasets.findings),
     ("GET", "/datasets/{dataset}/images", images.browse),
     ("GET", "/datasets/{dataset}/images/{image}", images.image),
+    ("GET", "/datasets/{dataset}/thumbnails/{image}", images.thumbnail),
     ("GET", "/datasets/{dataset}/labels", labels.show),
     ("GET", "/datasets/{dataset}/records", labels.records),
     ("GET", "/datasets/{dataset}/annotations", labels.annotations),
@@ -100,9 +103,10 @@ PAGES: tuple[tuple[str, str, Page], ...] = (
 class Studio:
     """Answers requests below `/studio`."""
 
-    def __init__(self, services: Services, settings: GatewaySettings) -> None:
+    def __init__(self, services: Services, settings: GatewaySettings, shrink: Shrink) -> None:
         self._services, self._assets = services, Assets()
-        self._site = Site(_templates(self._assets, Text()), Text(), settings)
+        thumbnails = Thumbnails(shrink, settings.thumbnail_cache_bytes)
+        self._site = Site(_templates(self._assets, Text()), Text(), settings, thumbnails)
         paths: dict[str, dict[str, Page]] = {}
         for method, path, page in PAGES:
             paths.setdefault(path, {})[method] = page
@@ -213,7 +217,7 @@ def _id(name: str) -> str:
 def _templates(assets: Assets, text: Text) -> Environment:
     loader = FileSystemLoader(FILE.parent / "templates")
     made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    known: dict[str, Any] = {"t": text, "asset": assets.url, "root": PREFIX}
+    known: dict[str, Any] = {"t": text, "asset": assets.url, "root": PREFIX, "mistakes_url": charts.mistakes_url}
     made.globals.update(known)
     for function in (show.last, show.percent, show.points, show.count, show.size, show.span, show.moment, show.iso):
         made.filters[function.__name__] = function

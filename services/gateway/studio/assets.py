@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from services.gateway.errors import Refusal, no_path
 from services.gateway.studio.cookies import PREFIX
+from sightline.pages.style import CHARTS
 
 FOLDER = Path(__file__).parent / "static"
 KINDS = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml", ".LICENSE": "text/plain"}
@@ -24,10 +25,12 @@ class Asset:
 
 
 class Assets:
-    """All of them, in memory."""
+    """All of them, and the styles of charts, in memory."""
 
     def __init__(self) -> None:
-        self._found = {path.name: _asset(path) for path in FOLDER.iterdir() if path.suffix in KINDS}
+        files = {path.name: path.read_bytes() for path in FOLDER.iterdir() if path.suffix in KINDS}
+        files["charts.css"] = CHARTS.encode()
+        self._found = {name: _asset(name, content) for name, content in files.items()}
 
     def url(self, name: str) -> str:
         """Where a page finds the file; changes with its content, so that browsers may keep it."""
@@ -42,6 +45,5 @@ class Assets:
         return Response(asset.content, media_type=asset.kind, headers={"cache-control": fresh})
 
 
-def _asset(path: Path) -> Asset:
-    content = path.read_bytes()
-    return Asset(content, KINDS[path.suffix], hashlib.sha256(content).hexdigest()[:16])
+def _asset(name: str, content: bytes) -> Asset:
+    return Asset(content, KINDS[Path(name).suffix], hashlib.sha256(content).hexdigest()[:16])

@@ -1,24 +1,35 @@
-"""Two models side by side, on each test dataset on which both were measured."""
+"""Two models side by side, on all images on which both were measured, and which of them is better."""
 
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import grpc
 from starlette.responses import Response
 
+from services.gateway.errors import problem_of
 from services.gateway.studio.results import Measured, measured
+from services.gateway.studio.show import count, last
+from services.gateway.studio.text import Text
 from services.gateway.studio.visit import Visit
+from sightline.client.comparing import pairs
+from sightline.client.results.model_comparison import CHANCE
 from sightline.v1.dataset_pb2 import Dataset
 from sightline.v1.dataset_service_pb2 import ListDatasetsRequest
 from sightline.v1.evaluation_pb2 import Evaluation
-from sightline.v1.evaluation_service_pb2 import CreateEvaluationRequest, ListEvaluationsRequest
+from sightline.v1.evaluation_service_pb2 import (
+    CompareEvaluationsRequest,
+    CompareEvaluationsResponse,
+    CreateEvaluationRequest,
+    ListEvaluationsRequest,
+)
 from sightline.v1.model_pb2 import Model, TrainingParameters
 from sightline.v1.model_service_pb2 import GetModelRequest, ListModelsRequest
 from sightline.v1.performance_pb2 import ModelPerformance
 
-CHOICES = 200
-LOWER_IS_BETTER = ("calibration_ece",)
+CHOICES, SIDES = 200, 10
+UNTESTED = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND)  # then the page has the metrics alone
 DATASET_KINDS = {
     TrainingParameters.GENERIC_CLASSIFIER: Dataset.IMAGE_CLASSIFICATION,
     TrainingParameters.GENERIC_DETECTOR: Dataset.OBJECT_DETECTION,
@@ -27,12 +38,11 @@ DATASET_KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A metric of both models. `better` is 1 or 2 if the intervals do not meet, else 0: it cannot be told."""
+    """A metric of both models."""
 
     name: str
     first: Measured
     second: Measured
-    better: int
 
     @property
     def change(self) -> float:
@@ -42,11 +52,13 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """What both models have on one test dataset."""
+    """What both models have on the same images, and the paired test of it, or why there is none."""
 
     dataset: str
     rows: list[Row]
     image_counts: tuple[int, int]
+    tested: CompareEvaluationsResponse | None
+    verdict: str
 
 
 async def show(visit: Visit) -> Response:
@@ -55,14 +67,18 @@ async def show(visit: Visit) -> Response:
     other = visit.query("with")
     second = await _model(visit, other) if other else None
     sides: list[Side] = []
+    changed: list[str] = []
     if second:
         found = await _evaluations(visit, first), await _evaluations(visit, second)
-        sides = [_side(name, found[0][name], found[1][name]) for name in sorted(found[0].keys() & found[1].keys())]
+        both = list(pairs(first, found[0], second, found[1]))[:SIDES]
+        sides = [await _side(visit, first, second, *pair) for pair in both]
+        changed = sorted(_measured_on(found[0]) & _measured_on(found[1]) - {side.dataset for side in sides})
     return await visit.page(
         "compare.html",
         first=first,
         second=second,
         sides=sides,
+        changed=changed,
         choices=await _choices(visit, first),
         datasets=await _datasets(visit, first) if second else [],
     )
@@ -84,47 +100,56 @@ async def measure(visit: Visit) -> Response:
     return visit.to("models", visit.path("model"))
 
 
-def _side(dataset: str, first: ModelPerformance, second: ModelPerformance) -> Side:
-    return Side(dataset, rows(first, second), (first.image_count, second.image_count))
+async def _side(visit: Visit, first: Model, second: Model, one: Evaluation, other: Evaluation) -> Side:
+    counts = one.performance.image_count, other.performance.image_count
+    table = rows(one.performance, other.performance)
+    request = CompareEvaluationsRequest(first_evaluation=one.name, second_evaluation=other.name)
+    try:
+        tested = await visit.session.call(visit.session.services.evaluations.CompareEvaluations, request)
+    except grpc.aio.AioRpcError as error:
+        if error.code() not in UNTESTED:
+            raise
+        return Side(one.test_dataset, table, counts, None, problem_of(error).message)
+    return Side(one.test_dataset, table, counts, tested, _verdict(visit.site.text, first, second, tested))
+
+
+def _verdict(text: Text, first: Model, second: Model, tested: CompareEvaluationsResponse) -> str:
+    """Which is better, in a sentence."""
+    ahead, low, high = second, tested.interval.low, tested.interval.high
+    if tested.difference < 0:
+        ahead, low, high = first, -high, -low
+    key = "compare.better" if tested.p_value < CHANCE else "compare.unsure"
+    return text(
+        key,
+        name=ahead.display_name or last(ahead.name),
+        points=f"{100 * abs(tested.difference):.1f}",
+        low=f"{100 * low:.1f}",
+        high=f"{100 * high:.1f}",
+        metric=text.named("metric", tested.metric),
+        chance=text("compare.chance_least") if tested.p_value < 0.001 else f"{tested.p_value:.2g}",
+        count=count(tested.image_count),
+    )
 
 
 def rows(first: ModelPerformance, second: ModelPerformance) -> list[Row]:
     """The metrics that both have."""
     of_second = {one.name: one for one in measured(second)}
-    return [
-        Row(one.name, one, of_second[one.name], _better(one, of_second[one.name]))
-        for one in measured(first)
-        if one.name in of_second
-    ]
-
-
-def _better(first: Measured, second: Measured) -> int:
-    if first.interval is None or second.interval is None:
-        return 0
-    if first.interval.high < second.interval.low:
-        higher = 2
-    elif second.interval.high < first.interval.low:
-        higher = 1
-    else:
-        return 0
-    return 3 - higher if first.name in LOWER_IS_BETTER else higher
+    return [Row(one.name, one, of_second[one.name]) for one in measured(first) if one.name in of_second]
 
 
 async def _model(visit: Visit, model: str) -> Model:
     return await visit.session.call(visit.session.services.models.GetModel, GetModelRequest(name=f"models/{model}"))
 
 
-async def _evaluations(visit: Visit, model: Model) -> dict[str, ModelPerformance]:
-    """The latest performance of the version that the model serves, by test dataset."""
+async def _evaluations(visit: Visit, model: Model) -> list[Evaluation]:
     request = ListEvaluationsRequest(parent=model.name, page_size=CHOICES)
     found = await visit.session.call(visit.session.services.evaluations.ListEvaluations, request)
-    ended: Iterable[Evaluation] = (
-        one
-        for one in found.evaluations
-        if one.state == Evaluation.SUCCEEDED and one.model_version == model.model_version
-    )
-    by_end = sorted(ended, key=lambda one: one.end_time.ToNanoseconds())
-    return {one.test_dataset: one.performance for one in by_end}
+    return list(found.evaluations)
+
+
+def _measured_on(evaluations: Iterable[Evaluation]) -> set[str]:
+    """The datasets on which something was measured."""
+    return {one.test_dataset for one in evaluations if one.state == Evaluation.SUCCEEDED}
 
 
 async def _choices(visit: Visit, first: Model) -> list[Model]:

@@ -6,10 +6,12 @@ from typing import Any
 import grpc
 from starlette.responses import Response, StreamingResponse
 
-from services.gateway.studio.show import bars
+from services.gateway.studio import charts
 from services.gateway.studio.training import LIVE_HEADERS, RETRY_MILLISECONDS, event
 from services.gateway.studio.visit import Visit
 from services.kit.errors import InvalidRequest
+from services.kit.roles import Role
+from sightline.pages.charts import BARS
 from sightline.v1.dataset_pb2 import Dataset, DatasetProgress
 from sightline.v1.dataset_service_pb2 import (
     DeleteDatasetRequest,
@@ -20,7 +22,7 @@ from sightline.v1.dataset_service_pb2 import (
 )
 from sightline.v1.finding_pb2 import Finding
 
-PAGE, FINDINGS, BARS = 24, 30, 60
+PAGE, FINDINGS = 24, 30
 SEVERITIES = {"error": Finding.ERROR, "warning": Finding.WARNING, "info": Finding.INFO}
 
 
@@ -41,7 +43,12 @@ async def show(visit: Visit) -> Response:
         dataset=dataset,
         state=state_of(dataset),
         phase=phase_of(dataset),
-        balance=bars((one.name, one.image_count) for one in categories[:BARS]),
+        balance=charts.balance(
+            ((one.name, one.image_count) for one in categories[:BARS]),
+            dataset.name,
+            linked=await visit.may(Role.TRAINER),
+        ),
+        bar_count=min(BARS, len(categories)),
         category_count=len(categories),
         **await _findings(visit, dataset.name),
     )

@@ -6,8 +6,9 @@ from typing import Any
 
 from starlette.responses import Response
 
-from services.gateway.studio import curves
+from services.gateway.studio import charts
 from services.gateway.studio.models import ENDED, main_metric, name_of, state_of
+from services.gateway.studio.text import Text
 from services.gateway.studio.training import progress_of
 from services.gateway.studio.visit import Visit
 from sightline.v1.evaluation_pb2 import Evaluation
@@ -26,7 +27,6 @@ METRICS = (
     "mean_average_precision_30",
 )
 MATRIX_CATEGORIES, CONFUSIONS, CATEGORIES, LEDGER, TRADEOFFS = 25, 20, 200, 100, 12
-SHADES = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +36,6 @@ class Measured:
     name: str
     value: float
     interval: Interval | None
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """A cell of the confusion matrix; `shade` is 0 for none and SHADES for the whole row."""
-
-    count: int
-    shade: int
-    right: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +59,10 @@ async def show(visit: Visit) -> Response:
     evaluations = [
         (one, Evaluation.State.Name(one.state).lower(), measured(one.performance)) for one in found.evaluations
     ]
-    return await visit.page("model.html", **context, **_results(model), evaluations=evaluations)
+    return await visit.page("model.html", **context, **_results(model, visit.site.text), evaluations=evaluations)
 
 
-def _results(model: Model) -> dict[str, Any]:
+def _results(model: Model, text: Text) -> dict[str, Any]:
     performance = model.performance
     categories = sorted(performance.tag_performance.items(), key=lambda item: (item[1].f1, item[0]))
     matrix = performance.confusion_matrix
@@ -81,10 +72,11 @@ def _results(model: Model) -> dict[str, Any]:
         "source": ModelPerformance.Source.Name(performance.source).lower(),
         "categories": categories[:CATEGORIES],
         "category_count": len(categories),
-        "matrix": cells(matrix) if 0 < len(matrix.categories) <= MATRIX_CATEGORIES else [],
+        "matrix": charts.matrix(matrix, model.name, text) if 0 < len(matrix.categories) <= MATRIX_CATEGORIES else "",
         "confusions": confusions(matrix),
-        "tradeoffs": curves.tradeoffs(performance, [name for name, _ in categories[:TRADEOFFS]]),
-        "curve": curves.learning_curve(model.learning_curve),
+        "tradeoffs": charts.tradeoffs(performance, [name for name, _ in categories[:TRADEOFFS]], text),
+        "calibration": charts.calibration(performance, text),
+        "curve": charts.learning_curve(model.learning_curve, text),
         "ledger": list(model.ledger)[-LEDGER:],
         "stop_reason": Model.StopReason.Name(model.stop_reason).lower(),
     }
@@ -95,20 +87,6 @@ def measured(performance: ModelPerformance) -> list[Measured]:
     found = [name for name in METRICS if performance.HasField(name)]
     intervals = performance.intervals
     return [Measured(name, getattr(performance, name), intervals.get(name)) for name in found]
-
-
-def cells(matrix: ConfusionMatrix) -> list[tuple[str, list[Cell]]]:
-    """The rows of the matrix, each with the name of the true category."""
-    size = len(matrix.categories)
-    counts = [[0] * size for _ in range(size)]
-    for entry in matrix.entries:
-        counts[entry.row][entry.col] = entry.count
-    return [(name, _row(place, counts[place])) for place, name in enumerate(matrix.categories)]
-
-
-def _row(place: int, counts: list[int]) -> list[Cell]:
-    total = sum(counts) or 1
-    return [Cell(count, -(-SHADES * count // total), place == col) for col, count in enumerate(counts)]
 
 
 def confusions(matrix: ConfusionMatrix) -> list[Confusion]:

@@ -1,7 +1,5 @@
 """How numbers, times and names are shown."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import UTC
 
 from google.protobuf.duration_pb2 import Duration
@@ -62,19 +60,3 @@ def moment(time: Timestamp) -> str:
 def iso(time: Timestamp) -> str:
     """A time for machines."""
     return time.ToDatetime(UTC).isoformat() if time.seconds else ""
-
-
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """A bar of a chart; its share is of the longest bar, in percent."""
-
-    name: str
-    value: int
-    share: float
-
-
-def bars(values: Iterable[tuple[str, int]]) -> list[Bar]:
-    """The bars, in the given order."""
-    found = list(values)
-    most = max((value for _, value in found), default=0) or 1
-    return [Bar(name, value, round(100 * value / most, 2)) for name, value in found]

@@ -16,6 +16,7 @@ from services.gateway.exchange import Body
 from services.gateway.settings import GatewaySettings
 from services.gateway.studio.cookies import PREFIX, Cookies, is_foreign, keep, new_secret
 from services.gateway.studio.text import Text
+from services.gateway.studio.thumbnails import Thumbnails
 from services.gateway.upstream import Session
 from services.kit.errors import InvalidRequest
 from services.kit.roles import Role, may
@@ -34,6 +35,7 @@ class Site:
     templates: Environment
     text: Text
     settings: GatewaySettings
+    thumbnails: Thumbnails
     reading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))  # of exports, which takes memory
 
 

@@ -1,5 +1,7 @@
 """How much better one trial is than another, on the images that both predicted and neither was trained on."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -43,8 +45,8 @@ def _precision_gain(old: DetectorPredictions, new: DetectorPredictions) -> tuple
     The error is at least half a region, so that a few images never give certainty. Without a common image that has
     regions: (0, inf, 0).
     """
-    common = np.intersect1d(old.image_ids.array(), new.image_ids.array())
-    before, after = _matched(old, common), _matched(new, common)
+    common = common_images(old, new)
+    before, after = (matched(each, common, old.categories, IOU_THRESHOLDS) for each in (old, new))
     gain = float(np.mean([each.mean_average_precision() for each in after]))
     gain -= float(np.mean([each.mean_average_precision() for each in before]))
     if np.isnan(gain):
@@ -55,18 +57,26 @@ def _precision_gain(old: DetectorPredictions, new: DetectorPredictions) -> tuple
     return gain, max(error, 0.5 / after[0].truth_count), len(common)
 
 
-def _matched(predictions: DetectorPredictions, common: NDArray[np.int64]) -> tuple[Matched, ...]:
-    """The matches of detections with regions in the common images, at each threshold."""
+def common_images(old: DetectorPredictions, new: DetectorPredictions) -> NDArray[np.int64]:
+    """The ids of the images that both predicted, ascending."""
+    return np.intersect1d(old.image_ids.array(), new.image_ids.array())
+
+
+def matched(
+    predictions: DetectorPredictions, common: NDArray[np.int64], names: tuple[str, ...], iou_thresholds: Sequence[float]
+) -> tuple[Matched, ...]:
+    """The matches of detections with regions of these categories in these images, at each threshold."""
     ids, truths, found = predictions.image_ids.array(), predictions.truths, predictions.found
     place = np.where(np.isin(ids, common), np.searchsorted(common, ids), -1)
+    number = {name: label for label, name in enumerate(names)}
+    label = np.array([number.get(name, -1) for name in predictions.categories], np.int64)
     asked, seen = place[truths.images.array()], place[found.images.array()]
-    kept, held = asked >= 0, seen >= 0
+    wanted, labels = label[truths.labels.array()], label[found.labels.array()]
+    kept, held = (asked >= 0) & (wanted >= 0), (seen >= 0) & (labels >= 0)
     return match(
-        GroundTruth(
-            asked[kept], truths.labels.array()[kept], truths.boxes.array()[kept], crowds=truths.crowds.array()[kept]
-        ),
-        DetectionTable(seen[held], found.labels.array()[held], found.boxes.array()[held], found.scores.array()[held]),
+        GroundTruth(asked[kept], wanted[kept], truths.boxes.array()[kept], crowds=truths.crowds.array()[kept]),
+        DetectionTable(seen[held], labels[held], found.boxes.array()[held], found.scores.array()[held]),
         len(common),
-        len(predictions.categories),
-        IOU_THRESHOLDS,
+        len(names),
+        iou_thresholds,
     )

@@ -281,4 +281,5 @@ def _summary(performance: Performance) -> Performance:
     """The part that fits into a record: no curves or matrix, per-tag metrics only of few categories, few names."""
     tags = performance.tag_performance if len(performance.tag_performance) <= MAX_TAGS_IN_RECORD else {}
     performance = replace(performance, coverage=in_record(performance.coverage) if performance.coverage else None)
-    return replace(performance, confusion_matrix=(), precision_recall_curves={}, categories=(), tag_performance=tags)
+    performance = replace(performance, confusion_matrix=(), precision_recall_curves={}, calibration_bins=())
+    return replace(performance, categories=(), tag_performance=tags)

@@ -8,9 +8,10 @@ from sightline.client.quantities import size
 from sightline.client.results.dataset import DatasetData, Finding
 from sightline.client.results.kinds import DatasetKind, Severity
 from sightline.client.results.samples import Sample, Samples
-from sightline.pages.charts import BARS, bars, scatter, series_colour
+from sightline.pages.charts import BARS, bars, scatter
 from sightline.pages.layout import facts, heading, moment, page, section, table
 from sightline.pages.markup import Markup, tag
+from sightline.pages.style import SERIES
 from sightline.text import shown
 
 REPEATED = ("duplicateLabelsDiffer", "nearLabelsDiffer", "exactDuplicate", "nearDuplicate")
@@ -27,7 +28,9 @@ def page_of(
     sections = [_head(dataset), _findings(findings)]
     if dataset.categories:
         more = f"The {BARS} most frequent of {len(dataset.categories)}." if len(dataset.categories) > BARS else ""
-        sections.append(section("Images per category", tag("p", more), bars(dataset.categories)))
+        frequent = sorted(dataset.categories, key=lambda one: -one.image_count)[:BARS]
+        counts = bars([(one.name, one.image_count) for one in frequent])
+        sections.append(section("Images per category", tag("p", more), counts))
     if samples and samples.sizes:
         sections.append(section("Sizes", scatter(samples.sizes)))
     images = {sample.image_id: sample for sample in repeated.images} if repeated else {}
@@ -123,7 +126,7 @@ def _samples(dataset: DatasetData, images: Sequence[Sample], numbers: dict[str, 
         having = [sample for sample in images if sample.shows(category.name)]
         if not having:
             continue
-        mark = tag("span", "■ ", style=f"color: {series_colour(numbers[category.name])}")
+        mark = tag("span", "■ ", class_=f"k{numbers[category.name] % SERIES}")
         colours = (mark,) if dataset.kind == DatasetKind.DETECTION else ()
         about = f"{category.name} ({counted(category.image_count, 'image')})"
         figures = [_figure(sample, sample.file, numbers) for sample in having]

@@ -14,8 +14,9 @@ from sightline.cli.quality import (
 )
 from sightline.client.progress import metric_name
 from sightline.client.results.insight import LearningCurve
-from sightline.client.results.performance import Performance
-from sightline.pages.curves import Line, Measured, learning_curve, unit_square
+from sightline.client.results.performance import CalibrationBin, Performance
+from sightline.pages.charts import confusion_matrix
+from sightline.pages.curves import Axes, Line, Measured, Reliable, learning_curve, reliability, unit_square
 from sightline.pages.layout import facts, section, table
 from sightline.pages.markup import Markup, tag
 from sightline.text import shown
@@ -23,7 +24,6 @@ from sightline.text import shown
 SHOWN_CATEGORIES, SHOWN_CONFUSIONS = 200, 20
 MATRIX_CATEGORIES = 25
 SHOWN_CURVES = 8  # as many as there are colours
-_RIGHT, _WRONG = "#3b82c4", "#c0362c"
 
 
 def quality(performance: Performance, warnings: tuple[str, ...]) -> Markup:
@@ -55,26 +55,12 @@ def confusion(performance: Performance) -> Markup:
     if not matrix.entries:
         return Markup()
     names, counts = list(matrix.categories), {(entry.row, entry.col): entry.count for entry in matrix.entries}
-    drawn = _matrix(names, counts) if len(names) <= MATRIX_CATEGORIES else Markup()
+    drawn: list[Markup] = []
+    if len(names) <= MATRIX_CATEGORIES:
+        hint = tag("p", "Rows are what images are labelled, columns what they were taken for.", class_="quiet")
+        drawn = [hint, tag("div", confusion_matrix([visible(name) for name in names], counts), class_="scroll")]
     worst = [tag("li", shown(text)) for text in worst_confusions(performance, SHOWN_CONFUSIONS)]
-    return section("Confusion", drawn, tag("ul", *worst) if worst else tag("p", "Nothing is confused."))
-
-
-def _matrix(names: list[str], counts: dict[tuple[int, int], int]) -> Markup:
-    heads = (tag("th", tag("span", shown(visible(name)))) for name in names)
-    rows: list[Markup] = []
-    for row, name in enumerate(names):
-        total = sum(counts.get((row, col), 0) for col in range(len(names))) or 1
-        cells: list[Markup] = []
-        for col in range(len(names)):
-            count = counts.get((row, col), 0)
-            colour, share = _RIGHT if row == col else _WRONG, round(60 * count / total)
-            style = f"background: color-mix(in srgb, {colour} {share}%, transparent)"
-            cells.append(tag("td", str(count), style=style) if count else tag("td"))
-        rows.append(tag("tr", tag("th", shown(visible(name))), *cells))
-    grid = tag("table", tag("thead", tag("tr", tag("td"), *heads)), tag("tbody", *rows), class_="matrix")
-    hint = tag("p", "Rows are what images are labelled, columns what they were taken for.", class_="quiet")
-    return Markup(hint + tag("div", grid, class_="scroll"))
+    return section("Confusion", *drawn, tag("ul", *worst) if worst else tag("p", "Nothing is confused."))
 
 
 def curves(performance: Performance) -> Markup:
@@ -85,27 +71,40 @@ def curves(performance: Performance) -> Markup:
         return Markup()
     of_recall = {name: _line(found[name].recalls, found[name].precisions) for name in names}
     of_score = {name: _line(found[name].thresholds, found[name].precisions) for name in names}
-    which = "" if len(names) == len(performance.categories) else f"Of the {len(names)} worst categories. "
-    classifies = performance.mean_average_precision_50 is None  # only its scores are probabilities
+    which = "" if len(names) == len(performance.categories) else f"Of the {len(names)} worst categories."
     drawn = (
-        tag("div", tag("h3", "Precision and recall"), unit_square(of_recall, "recall", "precision")),
-        tag(
-            "div",
-            tag("h3", "Calibration" if classifies else "Precision by score"),
-            unit_square(of_score, "least score", "precision", diagonal=classifies),
-        ),
+        unit_square(of_recall, Axes("recall", "precision", "precision by recall")),
+        unit_square(of_score, Axes("least score", "precision", "precision by score")),
     )
-    says = which + (_calibration(performance.calibration_ece) if classifies else "")
-    return section("Scores", tag("div", *drawn, class_="row"), tag("p", says, class_="quiet"))
+    return section("Precision and recall", tag("div", *drawn, class_="charts"), tag("p", which, class_="quiet"))
 
 
 def _line(across: Iterable[float], up: Iterable[float]) -> Line:
     return list(zip(across, up, strict=True))
 
 
-def _calibration(error: float | None) -> str:
-    measured = "" if error is None else f"Calibration error: {100 * error:.1f} %. "
-    return f"{measured}Where precision is below the dashed line, scores promise more than they keep."
+def calibration(performance: Performance) -> Markup:
+    """What confidences are worth: the error, and how many predictions of each confidence are right."""
+    error, classifies = performance.calibration_ece, performance.mean_average_precision_50 is None
+    if not performance.calibration and error is None:
+        return Markup()
+    says = "" if error is None else f"Confidences are off by {100 * error:.1f} points on average. "
+    hint = "Below the dashed line, confidences promise more than they keep; above it, they are too modest."
+    of = "images" if classifies else "detections (right if they find a region at IoU 0.50)"
+    drawing = reliability(
+        [reliable(one) for one in performance.calibration],
+        Axes("confidence", "right", f"how many {of} are right, by confidence"),
+        "confidence {confidence}: {accuracy} of {count} " + ("images" if classifies else "detections") + " are right",
+    )
+    counted = f"A dot stands for {of} of similar confidence, and is larger for more of them." if drawing else ""
+    notes = [tag("p", text, class_="quiet") for text in (says + (hint if drawing else ""), counted) if text]
+    return section("Calibration", drawing, *notes)
+
+
+def reliable(one: CalibrationBin) -> Reliable:
+    """A bin as it is drawn; without an interval, only its value."""
+    low, high = (one.interval.low, one.interval.high) if one.interval else (one.accuracy, one.accuracy)
+    return Reliable(one.mean_confidence, one.accuracy, one.count, low, high)
 
 
 def learning(curve: LearningCurve | None, unavailable: str) -> Markup:
@@ -115,5 +114,6 @@ def learning(curve: LearningCurve | None, unavailable: str) -> Markup:
     a, b, c = curve.law
     points = [Measured(one.images_per_category, one.value, one.interval.low, one.interval.high) for one in curve.points]
     law = (lambda images: a - b * images**-c) if b else None
-    drawing = learning_curve(points, law, metric_name(curve.metric))
+    metric = metric_name(curve.metric)
+    drawing = learning_curve(points, law, Axes("images of each category", metric, f"{metric} by images"))
     return section("Learning curve", drawing) if drawing else Markup()

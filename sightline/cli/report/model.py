@@ -34,6 +34,7 @@ def page_of(
         measured.categories(model.performance),
         measured.confusion(model.performance),
         measured.curves(model.performance),
+        measured.calibration(model.performance),
         mistakes(model, pictures, count),
         doubts(model, pictures, count),
         tag("p", shown(missing), class_="WARNING") if missing else Markup(),

@@ -9,8 +9,8 @@ from sightline.client.results.samples import Sample
 from sightline.images.mending import Source
 from sightline.images.samples import loaded
 from sightline.images.upright import mending, opened
-from sightline.pages.charts import series_colour
 from sightline.pages.markup import Markup, tag
+from sightline.pages.style import series_colour
 
 SIDE = 200  # pixels of the longer side
 

@@ -46,6 +46,22 @@ class Confusion:
 
 
 @dataclass(frozen=True, slots=True)
+class CalibrationBin:
+    """Predictions of similar confidence: of images (classifiers), or detections that are right at IoU 0.50."""
+
+    mean_confidence: float
+    accuracy: float  # the share that is right; about `mean_confidence` if the model is calibrated
+    count: int
+    interval: Interval | None  # classifiers: of the accuracy
+
+    @classmethod
+    def of(cls, message: performance_pb2.CalibrationBin) -> Self:
+        """The content of the message."""
+        interval = Interval.of(message.interval) if message.HasField("interval") else None
+        return cls(message.mean_confidence, message.accuracy, message.count, interval)
+
+
+@dataclass(frozen=True, slots=True)
 class UnknownCategory:
     """A category of the test dataset that the model does not know."""
 
@@ -83,6 +99,7 @@ class Performance:
     intervals: Mapping[str, Interval]  # by the name of a metric above
     categories: Mapping[str, CategoryPerformance]  # by name; all of them from `get`, otherwise at most 100
     confusion: tuple[Confusion, ...]  # classifiers, only from `get`: every pair that occurred
+    calibration: tuple[CalibrationBin, ...]  # only from `get`: by rising confidence
     source: Source
     image_count: int  # measured images; 0 if nothing was measured
     coverage: Coverage | None  # of a test dataset
@@ -103,6 +120,7 @@ class Performance:
             intervals={name: Interval.of(interval) for name, interval in message.intervals.items()},
             categories={name: _category(tag) for name, tag in message.tag_performance.items()},
             confusion=tuple(Confusion(names[e.row], names[e.col], e.count) for e in message.confusion_matrix.entries),
+            calibration=tuple(map(CalibrationBin.of, message.calibration_bins)),
             source=word(Source, performance_pb2.ModelPerformance.Source, message.source),
             image_count=message.image_count,
             coverage=_coverage(message.coverage) if message.HasField("coverage") else None,

@@ -84,6 +84,7 @@ class Fakes:
         self.findings: list[Finding] = []
         self.samples: list[ds.DatasetSample] = []
         self.comparison = ds.CompareDatasetsResponse()
+        self.compared = es.CompareEvaluationsResponse()
         self.uploads: dict[str, Upload] = {}
         self.audit: list[audit.AuditEvent] = []
         self.batches: dict[str, BatchPrediction] = {}
@@ -332,8 +333,13 @@ class EvaluationFake(es_grpc.EvaluationServiceServicer):
         return self.fakes.evaluations[request.name]
 
     def ListEvaluations(self, request: es.ListEvaluationsRequest, context: grpc.ServicerContext) -> Any:
-        items, token = self.fakes.page(list(self.fakes.evaluations.values()), request.page_token)
+        found = [one for name, one in self.fakes.evaluations.items() if name.startswith(f"{request.parent}/")]
+        items, token = self.fakes.page(found, request.page_token)
         return es.ListEvaluationsResponse(evaluations=items, next_page_token=token)
+
+    def CompareEvaluations(self, request: es.CompareEvaluationsRequest, context: grpc.ServicerContext) -> Any:
+        self.fakes.check(context, "CompareEvaluations", request)
+        return self.fakes.compared
 
     def DeleteEvaluation(self, request: es.DeleteEvaluationRequest, context: grpc.ServicerContext) -> Any:
         del self.fakes.evaluations[request.name]

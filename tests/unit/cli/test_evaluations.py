@@ -22,6 +22,8 @@ def performance(unknown: int = 0) -> ModelPerformance:
     measured = ModelPerformance(accuracy_top1=1.0, image_count=8, source=ModelPerformance.TEST_DATASET)
     measured.coverage.CopyFrom(Coverage(image_count=24, measured_image_count=8, unknown_image_count=unknown))
     measured.coverage.unknown_categories.append(UnknownCategory(name="[bold]none ", image_count=16))
+    one = measured.calibration_bins.add(mean_confidence=0.9, accuracy=0.75, count=8)
+    one.interval.low, one.interval.high = 0.4, 0.95
     measured.tag_performance["glass "].accuracy, measured.tag_performance["glass "].support = 1.0, 8
     return measured
 
@@ -38,6 +40,7 @@ def test_what_was_left_out_is_shown_next_to_the_metrics(
     assert outcome.code == 0, outcome.err
     for part in ("Quality on 8 of 24 images: the test dataset", "100.0 %", f"{MESSAGE} Rename them.", "'glass '"):
         assert part in outcome.out
+    assert "90.0 % 75.0 % (40.0 % to 95.0 %) 8" in " ".join(outcome.out.split())
     answer = json.loads(sightline("evaluations", *words, "--json").out)
     assert answer["warnings"][0]["code"] == "categoriesUnknown"
     assert answer["performance"]["coverage"]["unknownImageCount"] == 16

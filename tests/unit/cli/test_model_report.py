@@ -10,7 +10,7 @@ import grpc
 import pytest
 from PIL import Image
 
-from sightline.pages.curves import Measured, learning_curve, unit_square
+from sightline.pages.curves import Axes, Measured, Reliable, learning_curve, reliability, unit_square
 from sightline.v1.dataset_service_pb2 import ReadImagesRequest
 from sightline.v1.evaluation_pb2 import Evaluation
 from sightline.v1.insight_pb2 import Doubt
@@ -48,6 +48,9 @@ def birds(fakes: Fakes) -> Model:
     performance.confusion_matrix.categories.extend((EVIL, "tit"))
     for row, col, count in ((0, 0, 5), (0, 1, 5), (1, 1, 10)):
         performance.confusion_matrix.entries.add(row=row, col=col, count=count)
+    for confidence, accuracy, count in ((0.5, 0.25, 4), (0.9, 0.875, 16)):
+        one = performance.calibration_bins.add(mean_confidence=confidence, accuracy=accuracy, count=count)
+        one.interval.low, one.interval.high = accuracy - 0.1, accuracy + 0.1
     for id_ in (1, 2, 3, 9):
         model.worst_mistakes.add(
             image_id=id_, file_name=f"{EVIL}{id_}.png", true_category=EVIL, predicted_category="tit", probability=0.99
@@ -96,7 +99,7 @@ def test_the_page_says_how_good_the_model_is_what_it_cost_and_what_to_do(sightli
         "9m10s used of 10m",
         "Measured on 40 images: held-out training images.",
         "90.0 %  (80.0 % to 95.0 % at 95 %)",
-        "Calibration error: 3.1 %.",
+        "Confidences are off by 3.1 points on average.",
         "5 × " + EVIL,
         "Confused categories",
         "top-1 accuracy 85.0 %  (75.0 % to 91.0 % at 95 %)",
@@ -105,8 +108,8 @@ def test_the_page_says_how_good_the_model_is_what_it_cost_and_what_to_do(sightli
         assert said in page.text, said
     headings = [text for text in page.texts if text in ("Quality", "Categories", "Confusion", "Trials", "Ledger")]
     assert headings == ["Quality", "Categories", "Confusion", "Trials", "Ledger"]
-    assert len(page.all("polyline")) == 2 + 2 + 1  # two categories' precision, twice, and the fitted law
-    assert len(page.all("circle")) == 3
+    assert len(page.all("polyline")) == 2 + 2 + 1 + 1  # two categories' precision, twice, calibration, the fitted law
+    assert len(page.all("circle")) == 2 + 3
 
 
 @pytest.mark.usefixtures("birds")
@@ -161,13 +164,29 @@ def test_boxes_to_check_are_drawn_as_labelled_and_as_found(
     assert any(text.startswith("a box is probably missing") for text in page.texts)
 
 
-def test_scores_of_a_detector_are_not_called_calibrated(sightline: Command, birds: Model, tmp_path: Path) -> None:
-    assert "Calibration" in made(sightline, tmp_path).texts
+def test_what_confidences_are_worth_is_shown_of_images_or_of_detections(
+    sightline: Command, birds: Model, tmp_path: Path
+) -> None:
+    page = made(sightline, tmp_path)
+    assert "Calibration" in page.texts
+    assert "confidence 50 %: 25 % of 4 images are right" in page.texts
+    assert [one.get("class") for one in page.all("line")].count("ideal") == 1
+    birds.performance.ClearField("calibration_ece")
     birds.performance.mean_average_precision_50 = 0.5
     page = made(sightline, tmp_path)
-    assert "Calibration" not in page.texts
-    assert "Precision by score" in page.texts
+    assert "confidence 50 %: 25 % of 4 detections are right" in page.texts
+    assert "off by" not in page.text
+
+
+def test_an_error_that_an_earlier_version_measured_is_shown_without_a_drawing(
+    sightline: Command, birds: Model, tmp_path: Path
+) -> None:
+    del birds.performance.calibration_bins[:]
+    page = made(sightline, tmp_path)
+    assert "off by 3.1 points" in page.text
     assert not any(one.get("class") == "ideal" for one in page.all("line"))
+    birds.performance.ClearField("calibration_ece")
+    assert "Calibration" not in made(sightline, tmp_path).texts
 
 
 def test_a_training_without_a_result_has_a_page(sightline: Command, fakes: Fakes, tmp_path: Path) -> None:
@@ -179,9 +198,22 @@ def test_a_training_without_a_result_has_a_page(sightline: Command, fakes: Fakes
 
 def test_curves_stay_within_their_frames() -> None:
     points = [Measured(images, value, value - 0.3, value + 0.3) for images, value in ((1, 0.2), (30, 0.95))]
-    curve = Page(learning_curve(points, lambda images: 2 - images**-0.1, "accuracy"))
-    assert all(12 <= float(one[side] or -1) <= 196 for one in curve.all("line") for side in ("y1", "y2"))
-    assert learning_curve(points[:1], None, "accuracy") == ""
-    square = Page(unit_square({EVIL: [(0, -1), (2, 1)]}, "recall", "precision"))
+    axes = Axes(EVIL, EVIL, EVIL)
+    curve = Page(learning_curve(points, lambda images: 2 - images**-0.1, axes))
+    assert all(20 <= float(one[side] or -1) <= 196 for one in curve.all("line") for side in ("y1", "y2"))
+    assert learning_curve(points[:1], None, axes) == ""
+    square = Page(unit_square({EVIL: [(0, -1), (2, 1)]}, axes))
     (line,) = square.all("polyline")
-    assert line["points"] == "48.0,292.0 328.0,12.0 328.0,12.0"
+    assert line["points"] == "48.0,300.0 328.0,20.0 328.0,20.0"
+
+
+def test_a_bin_of_confidences_is_a_dot_whose_area_grows_with_its_count() -> None:
+    bins = [Reliable(0.25, 0.5, 25, 0.3, 0.7), Reliable(0.75, 1.0, 100, 0.9, 1.1), Reliable(0.9, 1.0, 1, 1.0, 1.0)]
+    page = Page(reliability(bins, Axes(EVIL, EVIL, EVIL), "{confidence} {accuracy} {count}"))
+    assert [(dot["cx"], dot["cy"], dot["r"]) for dot in page.all("circle")] == [
+        ("118.0", "160.0", "4.5"),
+        ("258.0", "20.0", "9.0"),
+        ("300.0", "20.0", "2.5"),
+    ]
+    assert "25 % 50 % 25" in page.texts
+    assert reliability([], Axes("", "", ""), "") == ""

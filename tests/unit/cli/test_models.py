@@ -395,6 +395,8 @@ def test_a_model_is_shown_in_full_with_its_leaderboard_mistakes_and_learning_cur
     made.leaderboard.add(trial="models/m/trials/t000", recipe="[one] network", score=0.8, verdict=worse)
     made.worst_mistakes.add(file_name="a.jpg", true_category="cat", predicted_category="dog", probability=0.98)
     made.learning_curve.points.add(images_per_category=12.5, value=0.8)
+    made.performance.calibration_bins.add(mean_confidence=0.955, accuracy=0.875, count=16)
+    made.performance.mean_average_precision_50 = 0.5
     made.doubts.add(file_name="b.jpg", kind=Doubt.MISSING, category="owl", box=[1, 2, 3, 4], confidence=0.9)
     made.doubts.add(file_name="c.jpg", kind=Doubt.CATEGORY, category="owl", region_category="wren", confidence=0.8)
     fakes.models["models/m"] = made
@@ -408,6 +410,8 @@ def test_a_model_is_shown_in_full_with_its_leaderboard_mistakes_and_learning_cur
         "b.jpg missing owl [1, 2, 3, 4] 90.0 %",
         "c.jpg not wren owl",
         "12.5 80.0 %",
+        "Calibration: how many detections are right, by confidence",
+        "95.5 % 87.5 % 16",
     ):
         assert part in out
     asked = fakes.requests[-1]

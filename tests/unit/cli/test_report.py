@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sightline.client.results.dataset import Category
 from sightline.pages.charts import bars, scatter
 from sightline.pages.markup import Markup, joined, tag
 from sightline.v1.dataset_pb2 import Dataset
@@ -106,8 +105,9 @@ def test_everything_is_escaped_but_what_is_markup() -> None:
 
 
 def test_bars_are_in_proportion_and_the_scatter_keeps_all_sizes_inside() -> None:
-    chart = Page(bars([Category("few", 5, 5), Category("many", 50, 50), Category("none", 0, 0)]))
-    assert [float(bar["width"] or 0) for bar in chart.all("rect")] == [420, 42, 1]
+    chart = Page(bars([("many", 50), ("few", 5), ("none", 0)], lambda name: f"/of/{name}"))
+    assert [bar["width"] for bar in chart.all("rect")] == ["100.00%", "10.00%", "0.00%"]
+    assert [link["href"] for link in chart.all("a")] == ["/of/many", "/of/few", "/of/none"]
     assert Page(bars([])).all("rect") == []
     dots = Page(scatter([(100, 50), (1900, 1200), (100, 50)])).all("circle")
     assert len(dots) == 2

@@ -24,7 +24,7 @@ from services.trainer.domain import Evaluation, Hyperparameters, Model, ModelSta
 from services.trainer.estimate import Estimate, Expectation, Observation, Probe
 from services.trainer.export import Archive, Export
 from services.trainer.insight import Insight
-from services.trainer.performance import Coverage, Interval, Performance, Source, TagPerformance
+from services.trainer.performance import CalibrationBin, Coverage, Interval, Performance, Source, TagPerformance
 from services.trainer.planner.costs import FIXED_SECONDS, scaling_seconds
 from services.trainer.planner.needs import minimum_seconds, suggested_seconds
 from services.trainer.planner.prospect import Prospect
@@ -133,6 +133,7 @@ def performance(accuracy: float = 0.8, source: Source = Source.HOLD_OUT, tags: i
         accuracy_top1=accuracy,
         tag_performance=dict.fromkeys(names, tag),
         categories=tuple(names),
+        calibration_bins=(CalibrationBin(0.9, accuracy, IMAGES, Interval(0.7, 0.95)),),
     )
 
 
@@ -251,6 +252,7 @@ class QuickWorker:
         self.blobs, self.queue, self.clock = blobs, queue, clock
         self.spends, self.score = spends, score
         self.coverage: Coverage | None = None  # of evaluations
+        self.right: dict[str, int] = {}  # by evaluation: images that are predicted correctly, 90 unless given
         self.insight = Insight()  # of trials
         self.archive = b"archive" * 300_000  # of exports
         self.failure: SightlineError | None = None  # that ends exports
@@ -284,6 +286,8 @@ class QuickWorker:
             measured = (detector_performance if detects else performance)(0.9, Source.TEST_DATASET)
             measured = replace(measured, coverage=self.coverage)
             await self.blobs.put(key, codec.encode(measured))
+            predicted = (detections if detects else predictions)(self.right.pop(attempt.record.name, 90))
+            await self.blobs.put(attempt.record.blob_prefix + "predictions.msgpack", msgspec.msgpack.encode(predicted))
             found = findings(attempt.record.test_dataset, self.coverage, ()) if self.coverage else ()
             await attempt.succeed(used, performance=measured, performance_key=key, findings=found)
             return True

@@ -13,11 +13,12 @@ from services.vision.classification_metrics import (
     accuracy,
     average_precision,
     bootstrap_interval,
-    calibration_error,
     classification_report,
+    top1_reliability,
 )
 from services.vision.intervals import wilson_interval
 from services.vision.precision_recall import CurvePoint
+from services.vision.reliability import calibration_error
 
 Arrays = tuple[NDArray[Any], NDArray[np.int64]]
 
@@ -60,7 +61,10 @@ def test_accuracy_and_calibration_equal_the_published_code(scores: NDArray[Any],
     top1 = published(evaluators.TopKAccuracyEvaluator(1), scores, targets)
     assert accuracy(scores, targets, 1) == pytest.approx(top1, abs=1e-12)
     ece = published(evaluators.EceLossEvaluator(), scores, targets)
-    assert calibration_error(scores, targets) == pytest.approx(ece, abs=1e-9)
+    bins = top1_reliability(scores, targets)
+    assert calibration_error(bins) == pytest.approx(ece, abs=1e-9)
+    assert sum(one.count for one in bins) == len(targets)
+    assert sum(one.right for one in bins) == round(top1 * len(targets))
     recalls = published(evaluators.TagWiseAccuracyEvaluator(), scores, targets)
     report = classification_report(scores, targets)
     assert [category.recall for category in report.categories] == pytest.approx(recalls, abs=1e-12)

@@ -236,6 +236,16 @@ def test_the_suggested_threshold_has_the_best_f1_and_the_curve_counts_equal_scor
     ]
 
 
+def test_reliability_is_of_all_detections_but_those_that_count_neither_as_right_nor_as_wrong() -> None:
+    box, elsewhere = [0.0, 0.0, 10.0, 10.0], [50.0, 50.0, 10.0, 10.0]
+    truths = GroundTruth(np.array([0, 1]), zeros(2), np.array([box] * 2), np.array([False, True]))
+    detected = DetectionTable(
+        np.array([0, 0, 1]), zeros(3), np.array([box, elsewhere, box]), np.array([0.91, 0.92, 0.1])
+    )
+    (found,) = detection_report(truths, detected, 2, 1).reliability  # the third is in a crowd
+    assert (found.count, found.accuracy, found.mean_confidence) == (2, 0.5, pytest.approx(0.915))
+
+
 def test_the_curve_is_thinned_to_a_hundred_points() -> None:
     truths, detected = scene(7, truths=1500, images=100, detections=3000, levels=10**9)
     report = detection_report(truths, detected, 100, 3)

@@ -12,7 +12,7 @@ const canvas = part("canvas"), pen = canvas.getContext("2d"), category = part("c
 let labels, entries, digest, drafts = [], shown = [], page = 0, current = null, selected = -1, bitmap = null, gesture = null;
 
 const colour = (name) => COLOURS[Math.abs([...name].reduce((sum, letter) => sum * 31 + letter.codePointAt(0) | 0, 0)) % COLOURS.length];
-const source = (image) => image.blob ? URL.createObjectURL(image.blob) : `${url}/images/${image.id}?v=${image.tag}`;
+const source = (image, kind = "images") => image.blob ? URL.createObjectURL(image.blob) : `${url}/${kind}/${image.id}?v=${image.tag}`;
 const namesOf = (image) => [...new Set((detection ? image.boxes.map((box) => box.category) : [image.category]).map((id) => labels.categories.get(id)))].filter((name) => name !== undefined);
 const fail = (error) => part("problem").replaceChildren(problem(error));
 
@@ -66,7 +66,7 @@ function told() {
 
 function picture(image) {
   const button = make("button", {type: "button", className: "picture"},
-    make("img", {loading: "lazy", alt: image.file, src: source(image)}), make("span", {}, namesOf(image).join(", ") || text.no_box));
+    make("img", {loading: "lazy", alt: image.file, src: source(image, "thumbnails")}), make("span", {}, namesOf(image).join(", ") || text.no_box));
   button.addEventListener("click", () => edit(image));
   return make("li", {}, button);
 }

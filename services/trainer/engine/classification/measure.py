@@ -6,9 +6,19 @@ from numpy.typing import NDArray
 
 from services.trainer.engine.classification.logistic import log_losses
 from services.trainer.engine.data import Floats, Indices
-from services.trainer.performance import ConfusionEntry, Curve, Interval, Performance, Source, TagPerformance
+from services.trainer.performance import (
+    CalibrationBin,
+    ConfusionEntry,
+    Curve,
+    Interval,
+    Performance,
+    Source,
+    TagPerformance,
+)
 from services.trainer.predictions import Predictions
 from services.vision.classification_metrics import CategoryReport, classification_report
+from services.vision.intervals import wilson_interval
+from services.vision.reliability import ReliabilityBin
 
 MIN_CALIBRATION_ROWS = 10
 KEPT_PROBABILITIES = 1_000_000
@@ -84,7 +94,13 @@ def measure(scores: Floats, labels: Indices, categories: tuple[str, ...], source
         precision_recall_curves={
             name: _curve(category) for name, category in zip(categories, report.categories, strict=True)
         },
+        calibration_bins=tuple(map(_calibration_bin, report.reliability)),
     )
+
+
+def _calibration_bin(found: ReliabilityBin) -> CalibrationBin:
+    limits = wilson_interval(found.right, found.count)
+    return CalibrationBin(found.mean_confidence, found.accuracy, found.count, Interval(limits.low, limits.high))
 
 
 def _tag(category: CategoryReport, scores: Floats, positive: NDArray[np.bool_]) -> TagPerformance:

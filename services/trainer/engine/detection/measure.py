@@ -7,7 +7,7 @@ import numpy as np
 from services.trainer.engine.data import Indices
 from services.trainer.engine.detection.data import Scenes
 from services.trainer.engine.loop.task import Outputs
-from services.trainer.performance import Curve, Interval, Performance, Source, TagPerformance
+from services.trainer.performance import CalibrationBin, Curve, Interval, Performance, Source, TagPerformance
 from services.trainer.predictions import DetectorPredictions, found, image_ids, truths
 from services.vision.card import UNFITTED_THRESHOLD
 from services.vision.detection_matching import DetectionTable, GroundTruth, match
@@ -76,6 +76,9 @@ def measure(
         tag_performance={name: _tag(category) for name, category in tags.items()},
         categories=categories,
         precision_recall_curves={name: _curve(category) for name, category in tags.items()},
+        calibration_bins=tuple(
+            CalibrationBin(one.mean_confidence, one.accuracy, one.count) for one in report.reliability
+        ),
     )
 
 

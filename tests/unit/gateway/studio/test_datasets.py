@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import re
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from PIL import ExifTags, Image
 
-from services.gateway.studio.images import PAGE
+from services.gateway.studio.images import PAGE, SCANNED
+from services.gateway.studio.thumbnails import Thumbnails
 from services.kit.errors import DatasetAlreadyExists
 from sightline.v1.dataset_pb2 import CategoryStats, Dataset, DatasetProgress, DatasetStats, FindingCounts
 from sightline.v1.dataset_service_pb2 import (
@@ -81,10 +86,10 @@ async def test_the_list_and_the_detail_show_counts_balance_and_findings_as_text(
     assert "/studio/datasets?page=a%26b" in listed
     assert "100,000" in listed
     assert shown.index("75,000") < shown.index("25,000")
-    assert 'width="100.0%"' in shown
+    assert 'width="100.00%"' in shown
     assert 'width="33.33%"' in shown
     assert "exactDuplicate" in shown
-    assert "/studio/datasets/trees/images/5" in shown
+    assert "/studio/datasets/trees/thumbnails/5" in shown
     assert "category=%3Cscript%3E" in shown
     assert "<script>alert" not in listed + shown
 
@@ -110,7 +115,7 @@ async def test_images_come_page_by_page_however_many_there_are():
         wrong = await one.open("/studio/datasets/trees/images?after=x")
     assert first.count("<figure>") == second.count("<figure>") == PAGE
     assert f"after={PAGE}" in first
-    assert f"/images/{PAGE + 1}?v=abababababababab" in second
+    assert f"/thumbnails/{PAGE + 1}?v=abababababababab" in second
     assert last.count("<figure>") == 1
     assert "after=" not in last
     assert wrong.status_code == 400
@@ -123,7 +128,7 @@ async def test_the_images_of_a_category_continue_where_the_page_before_ended():
         first = (await one.open("/studio/datasets/trees/images?category=oak")).text
         hostile = (await one.open("/studio/datasets/trees/images?category=%3Cscript%3Ealert(1)%3C/script%3E%22'")).text
     assert first.count("<figure>") == PAGE
-    assert f"category=oak&amp;after={PAGE * 10}" in first
+    assert f"category=oak&amp;after={PAGE * 10 + 9}" in first  # the next oak follows
     assert hostile.count("<figure>") == PAGE
     assert "<script>alert" not in hostile
 
@@ -145,6 +150,136 @@ async def test_an_image_is_sent_as_what_it_is_and_never_as_a_page():
     assert shown.headers["cache-control"].startswith("private")
     assert disguised.status_code == 404
     assert named.status_code == 404
+
+
+def drawn(width: int, height: int, turned: bool = False) -> bytes:
+    """A JPEG file; turned, it is upright only by its EXIF orientation."""
+    out, exif = io.BytesIO(), Image.Exif()
+    if turned:
+        exif[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (width, height), (200, 30, 30)).save(out, "JPEG", exif=exif)
+    return out.getvalue()
+
+
+def having(files: dict[int, bytes], read: list[int] | None = None) -> Any:
+    """ReadImages of a dataset with these images; `read` gets the ids of those whose bytes are asked for."""
+
+    def answer(request: Any) -> Iterator[ReadImagesResponse]:
+        yield ReadImagesResponse(snapshot=SNAPSHOT)
+        for id_ in sorted(one for one in files if one > request.after_image_id):
+            digest = hashlib.sha256(files[id_]).hexdigest()
+            yield ReadImagesResponse(
+                images=[SnapshotImage(image_id=id_, file_name="a.jpg", size_bytes=len(files[id_]), sha256=digest)]
+            )
+            if read is not None:
+                read.append(id_)
+            half = len(files[id_]) // 2
+            yield ReadImagesResponse(chunk=files[id_][:half])
+            yield ReadImagesResponse(chunk=files[id_][half:])
+
+    return answer
+
+
+async def test_pages_show_small_pictures_which_are_made_once_and_known_by_their_digest():
+    read = list[int]()
+    files = {7: drawn(1000, 500, turned=True), 8: drawn(60, 90)}
+    tag = hashlib.sha256(files[7]).hexdigest()
+    async with browser(ANSWERS | {"ReadImages": having(files, read)}) as one:
+        page = (await one.open("/studio/datasets/trees/images")).text
+        read.clear()
+        first = await one("GET", f"/studio/datasets/trees/thumbnails/7?v={tag[:16]}")
+        again = await one("GET", "/studio/datasets/trees/thumbnails/7?version=1")
+        known = await one(
+            "GET", "/studio/datasets/trees/thumbnails/7", headers={"if-none-match": first.headers["etag"]}
+        )
+        stale = await one("GET", "/studio/datasets/trees/thumbnails/7?v=0000000000000000")
+        tiny = await one("GET", "/studio/datasets/trees/thumbnails/8")
+        missing = await one("GET", "/studio/datasets/trees/thumbnails/6")
+    assert f'src="/studio/datasets/trees/thumbnails/7?v={tag[:16]}"' in page
+    assert f'href="/studio/datasets/trees/images/7?v={tag[:16]}"' in page
+    assert Image.open(io.BytesIO(first.content)).size == (160, 320)
+    assert first.headers["content-type"] == "image/jpeg"
+    assert first.headers["etag"] == f'"{tag}-320"'
+    assert "immutable" in first.headers["cache-control"]
+    assert again.content == first.content
+    assert (known.status_code, known.content) == (304, b"")
+    assert "immutable" not in stale.headers["cache-control"]
+    assert Image.open(io.BytesIO(tiny.content)).size == (60, 90)
+    assert missing.status_code == 404
+    assert [id_ for id_ in read if id_ == 7] == [7]  # its bytes were sent once
+
+
+async def test_the_bytes_of_kept_pictures_are_bounded_and_the_least_recently_shown_go_first():
+    shrunk = list[str]()
+
+    async def shrink(data: bytes, name: str, side: int) -> bytes:
+        shrunk.append(data.decode())
+        return b"x" * 40
+
+    kept = Thumbnails(shrink, 100)
+    for digest in ("a", "b"):
+        await kept.made(digest, digest.encode(), "")
+    assert kept.found("a") == b"x" * 40
+    await kept.made("c", b"c", "")
+    assert [kept.found(digest) is not None for digest in "abc"] == [True, False, True]
+    await kept.made("a", b"a", "")
+    assert kept.size_bytes == 80
+    assert await Thumbnails(shrink, 0).made("d", b"d", "") == b"x" * 40
+
+
+async def test_an_image_that_cannot_be_decoded_has_no_picture_and_does_not_reach_the_browser():
+    files = {7: b"\xff\xd8\xff<script>alert(1)</script>"}
+    async with browser(ANSWERS | {"ReadImages": having(files)}) as one:
+        response = await one("GET", "/studio/datasets/trees/thumbnails/7")
+    assert response.status_code == 400
+    assert "<script>alert" not in response.text
+
+
+async def test_a_page_of_a_rare_category_looks_at_so_many_images_and_goes_on_from_there():
+    def rare(request: Any) -> Iterator[ReadImagesResponse]:
+        yield ReadImagesResponse(snapshot=SNAPSHOT)
+        for start in range(request.after_image_id + 1, 100_001, 1000):
+            looked.append(start)
+            numbers = range(start, min(start + 1000, 100_001))
+            yield ReadImagesResponse(
+                images=[SnapshotImage(image_id=n, category_id=1 if n in (5, 99_999) else 2) for n in numbers]
+            )
+
+    looked = list[int]()
+    async with browser(ANSWERS | {"ReadImages": rare}) as one:
+        first = (await one.open("/studio/datasets/trees/images?category=oak")).text
+        assert len(looked) <= SCANNED // 1000 + 1
+        last = (await one.open("/studio/datasets/trees/images?category=oak&after=95000")).text
+    assert first.count("<figure>") == 1
+    assert f"category=oak&amp;after={SCANNED}" in first
+    assert last.count("<figure>") == 1
+    assert "after=" not in last
+
+
+async def test_a_hundred_thousand_images_are_browsed_without_any_request_that_grows_with_them():
+    """From the first page to the last: how much is read, sent and shown does not depend on where one is."""
+    sent = list[int]()
+
+    def large(request: Any) -> Iterator[ReadImagesResponse]:
+        yield ReadImagesResponse(snapshot=SNAPSHOT)
+        sent.append(0)
+        for start in range(request.after_image_id + 1, 100_001, 500):
+            numbers = range(start, min(start + 500, 100_001))
+            sent[-1] += len(numbers)
+            yield ReadImagesResponse(images=[image(n) for n in numbers])
+
+    sizes = list[int]()
+    async with browser(ANSWERS | {"ReadImages": large}) as one:
+        for after in (0, 48, 50_000, 99_952):
+            page = (await one.open(f"/studio/datasets/trees/images?after={after}")).text
+            sizes.append(len(page))
+            assert page.count("<figure>") == page.count("<img loading") == PAGE
+            assert len(re.findall(r"<\w", page)) < 400
+            assert (f"after={after + PAGE}" in page) == (after + PAGE < 100_000)
+        detail = (await one.open("/studio/datasets/trees")).text
+    assert max(sent) <= 500
+    assert max(sizes) < 40_000
+    assert "<figure>" not in detail
 
 
 async def test_an_image_that_the_dataset_does_not_have_is_not_another_one():

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from services.gateway.studio.curves import learning_curve, tradeoffs
-from services.gateway.studio.results import cells, confusions
+from services.gateway.studio.charts import matrix, tradeoffs
+from services.gateway.studio.results import confusions
+from services.gateway.studio.text import Text
 from services.kit.errors import Draining, ModelNotFound
 from sightline.v1.evaluation_pb2 import Evaluation
 from sightline.v1.evaluation_service_pb2 import ListEvaluationsResponse
@@ -24,6 +25,7 @@ from sightline.v1.insight_pb2 import (
 from sightline.v1.model_pb2 import LedgerEntry, Model, TrainingParameters, TrainingProgress
 from sightline.v1.model_service_pb2 import ListModelsResponse, ListTrialsResponse, WatchModelResponse
 from sightline.v1.performance_pb2 import (
+    CalibrationBin,
     ConfusionEntry,
     ConfusionMatrix,
     Interval,
@@ -34,6 +36,7 @@ from sightline.v1.performance_pb2 import (
 from sightline.v1.progress_pb2 import RunningWork, Waiting
 from sightline.v1.trial_pb2 import Recipe, Trial
 from tests.support.studio import browser
+from tests.unit.cli.pages import Page
 
 HOSTILE = "<script>alert(1)</script>\"'"
 PARAMETERS = TrainingParameters(
@@ -54,6 +57,10 @@ PERFORMANCE = ModelPerformance(
         HOSTILE: PrecisionRecallCurve(thresholds=[0.9, 0.2], precisions=[1, 0.5], recalls=[0.5, 1])
     },
     calibration_ece=0.0375,
+    calibration_bins=[
+        CalibrationBin(mean_confidence=0.5, accuracy=0.25, count=4, interval=Interval(low=0.1, high=0.6)),
+        CalibrationBin(mean_confidence=1, accuracy=1, count=8, interval=Interval(low=0.7, high=1)),
+    ],
     source=ModelPerformance.HOLD_OUT,
     image_count=12,
 )
@@ -132,7 +139,7 @@ async def test_results_have_intervals_categories_confusions_mistakes_advice_and_
     assert "81.2 % – 98.0 %" in page
     assert page.index("50.0 %") < page.index("95.0 %")  # the weakest category first
     assert "3 × &lt;script&gt;" in page
-    assert "/studio/datasets/trees/images/7?version=2" in page
+    assert "/studio/datasets/trees/thumbnails/7?version=2" in page
     assert "10 more images of every category are worth +4.0 points" in page
     assert "dinov2 logistic" in page
     assert "Training ended because the score is perfect." in page
@@ -206,37 +213,43 @@ async def test_a_page_offers_what_the_callers_roles_allow(roles: tuple[str, ...]
 
 
 def test_cells_have_the_shade_of_their_share_of_the_row():
-    (_, first), (_, second) = cells(MATRIX)
-    assert [cell.shade for cell in first + second] == [6, 0, 6, 0]
-    assert [cell.right for cell in first + second] == [True, False, False, True]
+    classes = [cell["class"] for cell in Page(matrix(MATRIX, "models/m", Text())).all("td")[1:]]
+    assert classes == ["right s6", "wrong s0", "wrong s6", "right s0"]
     assert [(one.true, one.count) for one in confusions(MATRIX)] == [(HOSTILE, 3)]
 
 
-def test_a_curve_rises_from_left_to_right_within_its_frame():
-    drawn = learning_curve(CURVE)
-    assert drawn
-    first, last = drawn.dots
-    assert 44 == first.x < last.x < 520
-    assert 0 < last.y < first.y < 192
-    assert learning_curve(LearningCurve(unavailable="too few images")) is None
+async def test_what_confidences_are_worth_is_drawn_or_only_said_if_an_earlier_version_measured_it():
+    old = model(performance=ModelPerformance(calibration_ece=0.05, accuracy_top1=0.5))
+    boxes = ModelPerformance(mean_average_precision_50=0.5, calibration_bins=PERFORMANCE.calibration_bins)
+    pages: list[str] = []
+    for found in (TRAINED, old, model(performance=boxes)):
+        async with browser(ANSWERS | {"GetModel": lambda request, found=found: found}) as one:
+            pages.append((await one.open("/studio/models/m")).text)
+    assert "confidence 50 %: 25 % of 4 images are right" in pages[0]
+    assert "off by 5.0 points" in pages[1]
+    assert "dashed line" not in pages[1]
+    assert "confidence 50 %: 25 % of 4 found objects are right" in pages[2]
+    assert "off by" not in pages[2]
+    assert all(" style=" not in page for page in pages)  # the policy forbids it
 
 
 def test_precision_falls_from_left_to_right_as_recall_grows_and_the_suggested_threshold_is_a_point():
     tag = TagPerformance(precision=0.5, recall=1.0, suggested_threshold=0.2)
     curve = PrecisionRecallCurve(thresholds=[0.9, 0.2], precisions=[1, 0.5], recalls=[0.5, 1])
     performance = ModelPerformance(precision_recall_curves={"a": curve}, tag_performance={"a": tag})
-    (drawn,) = tradeoffs(performance, ["a", "has none"])
-    assert drawn.line == "0.0,0.0 100.0,0.0 200.0,100.0"
-    assert drawn.at == (200.0, 100.0)
+    (drawn,) = tradeoffs(performance, ["a", "has none"], Text())
+    page = Page(drawn.drawing)
+    assert page.all("polyline")[0]["points"] == "48.0,20.0 128.0,20.0 208.0,100.0"
+    assert [(dot["cx"], dot["cy"]) for dot in page.all("circle")] == [("208.0", "100.0")]
     assert drawn.average_precision is None
 
 
 async def test_curves_and_calibration_are_shown_and_a_cell_leads_to_its_images():
     async with browser(ANSWERS) as one:
         page = (await one.open("/studio/models/m")).text
-    assert 'points="0.0,0.0 100.0,0.0 200.0,100.0"' in page
+    assert 'points="48.0,20.0 128.0,20.0 208.0,100.0"' in page
     assert "off by 3.8 points" in page
-    cell = "mistakes?true=%3Cscript%3Ealert%281%29%3C/script%3E%22%27&amp;predicted=hemlock"
+    cell = "mistakes?true=%3Cscript%3Ealert%281%29%3C%2Fscript%3E%22%27&amp;predicted=hemlock"
     assert page.count(cell) == 2  # the cell, and the list of confusions
     assert "predicted=%3Cscript%3E" not in page  # neither an empty cell nor the diagonal leads anywhere
 
@@ -262,8 +275,8 @@ async def test_the_images_behind_a_cell_are_those_of_the_record_and_the_page_say
         page = (await one.open(f"/studio/models/m/mistakes?{query}")).text
         nothing = (await one.open("/studio/models/m/mistakes?true=%3Cscript%3E&predicted=x")).text
     assert "5 in the table" in page
-    assert "/studio/datasets/trees/images/7?version=2" in page
-    assert "/images/8" not in page
+    assert "/studio/datasets/trees/thumbnails/7?version=2" in page
+    assert "/thumbnails/8" not in page
     assert ("table is of the test dataset" in page) == elsewhere
     assert "None of the worst mistakes" in nothing
     assert "<script>" not in page + nothing

@@ -91,8 +91,10 @@ async def test_coverage_is_kept_in_brief_in_the_record_and_in_full_in_the_store(
     assert evaluation.findings == found
     assert evaluation.performance is not None
     assert evaluation.performance.coverage == in_record(coverage) != coverage
+    assert not evaluation.performance.calibration_bins
     whole = codec.decode(await at.blobs.get(evaluation.performance_key), Performance)
     assert whole.coverage == coverage
+    assert whole.calibration_bins
 
 
 @pytest.mark.parametrize(("processes", "device", "charged"), [(1, "cuda", 0.004), (4, "cuda", 0.016)])

@@ -562,6 +562,9 @@ def test_an_evaluation_is_the_report_on_what_the_bundle_serves(tmp_path, snapsho
     assert measured.performance.accuracy_top1 == pytest.approx(report.accuracy_top1)
     assert measured.performance.average_precision == pytest.approx(report.average_precision)
     assert measured.performance.calibration_ece == pytest.approx(report.calibration_ece, abs=1e-4)
+    bins = measured.performance.calibration_bins
+    assert [one.count for one in bins] == [one.count for one in report.reliability]
+    assert all(one.interval and one.interval.low <= one.accuracy <= one.interval.high for one in bins)
     assert measured.performance.tag_performance["square"].accuracy is None
     assert measured.performance.coverage == Coverage(
         image_count=15,

@@ -82,6 +82,10 @@ def test_an_evaluation_measures_what_the_detector_serves(tmp_path, detector):
         assert found.scores.array()[of_image] == pytest.approx(served.scores, abs=1e-5)
         assert found.labels.array()[of_image].tolist() == served.labels.tolist()
     assert result.performance.image_count == 11
+    bins = result.performance.calibration_bins
+    assert 0 < sum(one.count for one in bins) <= len(found.scores.array())
+    assert all(one.interval is None for one in bins)
+    assert result.performance.calibration_ece is None
     assert not result.findings
     assert result.performance.coverage == Coverage(image_count=11, measured_image_count=11, region_count=12)
 
