@@ -102,6 +102,10 @@ fmt: setup ## Format Python and protos, and fix what the linter can fix
 test: setup ## Run every test
 	@$(BIN)/python -m pytest
 
+.PHONY: test-long
+test-long: setup ## Run the tests that `make test` leaves out because they take minutes
+	@$(BIN)/python -m pytest -m long
+
 .PHONY: test-fast
 test-fast: setup ## Run the tests without I/O
 	@$(BIN)/python -m pytest tests/unit

@@ -101,8 +101,13 @@ async def test_three_servers_form_a_cluster_and_keep_three_copies_of_each_stream
         assert delivery.body == b"work"
 
 
-@pytest.mark.parametrize("user", WRITES)
-async def test_a_process_logs_in_with_its_own_password_and_writes_its_records_only(cluster: Cluster, user: str) -> None:
+async def test_processes_log_in_with_their_own_passwords_and_write_their_records_only(cluster: Cluster) -> None:
+    async with asyncio.TaskGroup() as group:
+        for user in WRITES:
+            group.create_task(_writes_its_records_only(cluster, user))
+
+
+async def _writes_its_records_only(cluster: Cluster, user: str) -> None:
     access = replace(cluster.access, user=user)
     async with asyncio.timeout(60), connected(cluster.url, "test", access) as connection:
         records = JetStreamRecords(connection, replicas=SERVERS)
