@@ -1,6 +1,7 @@
 """Runs the trainer's api or worker: `python -m services.trainer api` or `worker`; `--settings` prints the settings.
 
 `worker --once` exits after one trial or evaluation, or if none arrives within SIGHTLINE_ONCE_SECONDS.
+`sign` signs the models that SIGHTLINE_SIGNING_KEY has not signed, with the permissions of the api.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ from services.kit.clock import SystemClock
 from services.kit.jobs import handler as handler_of
 from services.kit.settings import load, refuse_exposure
 from services.kit.tasks import alongside
-from services.kit.telemetry import Telemetry
+from services.kit.telemetry import MemoryTelemetry, Telemetry
 from services.trainer import metrics
 from services.trainer.alias_rpc import ModelAliasServicer
 from services.trainer.aliases import Aliases
@@ -39,12 +40,14 @@ from services.trainer.reconcile.counts import Counts
 from services.trainer.reconcile.gauges import Gauges
 from services.trainer.rpc import EvaluationServicer, ModelServicer, ProjectServicer
 from services.trainer.settings import TrainerSettings
+from services.trainer.sign_models import sign_models
 from services.trainer.store import Store
 from services.trainer.waiting import Waits
 from services.trainer.worker.child_pool import COMMAND, ChildDied, ChildPool
 from services.trainer.worker.run_one import RunOne
 from services.trainer.worker.worker import Worker
 from services.trainer.worker.workspace import Workspace
+from services.vision.signing import Signer
 from sightline.v1 import (
     evaluation_service_pb2,
     model_alias_service_pb2,
@@ -57,7 +60,7 @@ from sightline.v1.model_alias_service_pb2_grpc import add_ModelAliasServiceServi
 from sightline.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
 from sightline.v1.project_service_pb2_grpc import add_ProjectServiceServicer_to_server
 
-USAGE = "usage: python -m services.trainer api | worker [--once] | --settings"
+USAGE = "usage: python -m services.trainer api | worker [--once] | sign | --settings"
 STOP_GRACE = timedelta(seconds=45)  # longer than a worker takes to give its work back
 
 
@@ -68,8 +71,10 @@ def main() -> None:
     if "--settings" in arguments:
         sys.stdout.write(settings.masked() + "\n")
         return
-    if arguments not in (["api"], ["worker"], ["worker", "--once"]):
+    if arguments not in (["api"], ["worker"], ["worker", "--once"], ["sign"]):
         raise SystemExit(USAGE)
+    if arguments == ["sign"]:
+        raise SystemExit(asyncio.run(sign(settings)))
     if arguments == ["api"]:
         refuse_exposure(settings)
     observe.configure_logging(f"trainer-{arguments[0]}", settings.log_level)
@@ -111,6 +116,20 @@ async def serve(settings: TrainerSettings, stop: asyncio.Event) -> None:
         ):
             await server.start()
             await server.run_until(stop)
+
+
+async def sign(settings: TrainerSettings) -> int:
+    """Prints a line for each model that has a bundle; status 1 if one is not signed."""
+    signer = Signer.of(settings.signing_key.get_secret_value())
+    if signer is None:
+        raise SystemExit("SIGHTLINE_SIGNING_KEY is not set: it is the key to sign with")
+    telemetry = MemoryTelemetry()  # the api beside it has the port
+    async with open_broker(settings, "trainer-api", telemetry) as (records, _):
+        outcome = await sign_models(records, await open_blobs(settings, telemetry), signer)
+    lines = [f"signed   {name}" for name in outcome.signed] + [f"valid    {name}" for name in outcome.valid]
+    lines += [f"unsigned {name}: {problem}" for name, problem in outcome.problems.items()]
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    return 1 if outcome.problems else 0
 
 
 def _services(

@@ -20,8 +20,8 @@ _WRONG = (
     " with which it was signed to that file"
 )
 _UNSIGNED = (
-    "it is not signed, which SIGHTLINE_BUNDLE_SIGNATURES=require refuses; `accept` allows it until the model is trained"
-    " again"
+    "it is not signed, which SIGHTLINE_BUNDLE_SIGNATURES=require refuses; `sightline keys sign-models` signs models of"
+    " before, and `accept` allows them meanwhile"
 )
 _log = Log(__name__)
 

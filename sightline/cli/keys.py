@@ -1,5 +1,7 @@
 """`sightline keys`: static keys for callers without a token issuer, and keys that sign models."""
 
+import subprocess
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -8,6 +10,7 @@ import typer
 from rich.markup import escape
 
 from sightline.cli.console import notes
+from sightline.cli.installed import environment, require
 from sightline.cli.reporting import CommandError, UsageError, report
 from sightline.client import keys
 
@@ -82,6 +85,27 @@ def signing(
     except CommandError as error:
         raise typer.Exit(report(error, notes())) from None
     notes().print(f"wrote {escape(str(private))} and {escape(str(public))}", soft_wrap=True)
+
+
+@app.command("sign-models")
+def sign_models(
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The folder of a suite started by `sightline up`; .sightline if it exists."),
+    ] = None,
+) -> None:
+    """Sign the models that were trained before there was a key, or with another one.
+
+    It trusts the records and the store as they are now, and signs no bundle that differs from its record. Away from
+    `sightline up` it needs the variables of the trainer's api, and SIGHTLINE_SIGNING_KEY_FILE.
+    """
+    try:
+        require("services", "nats", "minio", "pydantic_settings")
+        variables = environment(data)
+    except CommandError as error:
+        raise typer.Exit(report(error, notes())) from None
+    command = [sys.executable, "-m", "services.trainer", "sign"]
+    raise typer.Exit(subprocess.run(command, env=variables, check=False).returncode)
 
 
 def _write_pair(private: Path, public: Path) -> None:
