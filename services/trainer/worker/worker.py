@@ -25,6 +25,7 @@ from services.kit.errors import (
     Unavailable,
 )
 from services.kit.log import Log, about
+from services.kit.names import parent
 from services.kit.tasks import alongside
 from services.kit.telemetry import Telemetry
 from services.trainer import metrics
