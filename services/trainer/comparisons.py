@@ -4,13 +4,13 @@ import asyncio
 
 from services.kit.blobs import Blobs
 from services.trainer.planner.significance import Significance, significance
-from services.trainer.predictions import read_predictions
+from services.trainer.predictions import read_outcomes
 
 MAX_REMEMBERED = 10_000
 
 
 class Comparisons:
-    """Compares one pair at a time: large files take some hundred megabytes meanwhile."""
+    """Compares one pair at a time: files of a million images take some hundred megabytes meanwhile."""
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
@@ -30,4 +30,4 @@ class Comparisons:
 
 
 def _compared(first: bytes, second: bytes) -> Significance | None:
-    return significance(read_predictions(first), read_predictions(second))
+    return significance(read_outcomes(first), read_outcomes(second))

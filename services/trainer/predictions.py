@@ -10,14 +10,19 @@ from numpy.typing import NDArray
 MAX_DETECTIONS = 1_000_000  # per file, 28 bytes each; beyond this, those with the highest scores are kept
 
 
-class Predictions(msgspec.Struct, frozen=True, kw_only=True, tag="classifier"):
+class Outcomes(msgspec.Struct, frozen=True, kw_only=True, tag="classifier"):
     """Parallel columns, ascending by image id. Top-1 accuracy is the mean of `correct`."""
 
-    categories: tuple[str, ...]
     image_ids: tuple[int, ...]
+    correct: tuple[bool, ...]
+
+
+class Predictions(Outcomes, frozen=True, kw_only=True, tag="classifier"):
+    """The outcomes, and what they come from."""
+
+    categories: tuple[str, ...]
     labels: tuple[int, ...]  # true category, by index
     predicted: tuple[int, ...]
-    correct: tuple[bool, ...]
     log_losses: tuple[float, ...]
     probabilities: tuple[tuple[float, ...], ...] = ()  # calibrated; empty if there are more than a million
 
@@ -71,6 +76,7 @@ class DetectorPredictions(msgspec.Struct, frozen=True, kw_only=True, tag="detect
 
 
 AnyPredictions = Predictions | DetectorPredictions
+AnyOutcomes = Outcomes | DetectorPredictions
 
 
 def truths(images: NDArray[Any], labels: NDArray[Any], boxes: NDArray[Any], crowds: NDArray[Any]) -> Truths:
@@ -111,3 +117,8 @@ def write_predictions(path: Path, predictions: AnyPredictions) -> None:
 def read_predictions(data: bytes) -> AnyPredictions:
     """Inverse of `write_predictions`; msgspec.ValidationError for anything else."""
     return msgspec.msgpack.decode(data, type=AnyPredictions)
+
+
+def read_outcomes(data: bytes) -> AnyOutcomes:
+    """As `read_predictions`, but of a classifier only the outcomes, which take a small part of the memory."""
+    return msgspec.msgpack.decode(data, type=AnyOutcomes)

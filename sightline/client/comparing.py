@@ -25,14 +25,9 @@ def pairs(
 
 def compare(calls: Calls, first: str | Named, second: str | Named, dataset: str | Named | None) -> ModelComparison:
     """Asks for the comparison on a dataset, or on the one measured latest; EvaluationNotFound says what to measure."""
-    sides = [
-        (
-            calls.ask(calls.stubs.models.GetModel, GetModelRequest(name=full_name("models", name))),
-            calls.pages(calls.stubs.evaluations.ListEvaluations, _listed(name)).evaluations,
-        )
-        for name in (first, second)
-    ]
-    request = _request(sides[0], sides[1], dataset)
+    models = [calls.ask(calls.stubs.models.GetModel, _named(name)) for name in (first, second)]
+    listed = [calls.pages(calls.stubs.evaluations.ListEvaluations, _listed(model)) for model in models]
+    request = _request((models[0], listed[0].evaluations), (models[1], listed[1].evaluations), dataset)
     return ModelComparison.of(request, calls.ask(calls.stubs.evaluations.CompareEvaluations, request))
 
 
@@ -40,19 +35,18 @@ async def compare_async(
     calls: AsyncCalls, first: str | Named, second: str | Named, dataset: str | Named | None
 ) -> ModelComparison:
     """As `compare`."""
-    sides = [
-        (
-            await calls.ask(calls.stubs.models.GetModel, GetModelRequest(name=full_name("models", name))),
-            (await calls.pages(calls.stubs.evaluations.ListEvaluations, _listed(name))).evaluations,
-        )
-        for name in (first, second)
-    ]
-    request = _request(sides[0], sides[1], dataset)
+    models = [await calls.ask(calls.stubs.models.GetModel, _named(name)) for name in (first, second)]
+    listed = [await calls.pages(calls.stubs.evaluations.ListEvaluations, _listed(model)) for model in models]
+    request = _request((models[0], listed[0].evaluations), (models[1], listed[1].evaluations), dataset)
     return ModelComparison.of(request, await calls.ask(calls.stubs.evaluations.CompareEvaluations, request))
 
 
-def _listed(model: str | Named) -> ListEvaluationsRequest:
-    return ListEvaluationsRequest(parent=full_name("models", model))
+def _named(model: str | Named) -> GetModelRequest:
+    return GetModelRequest(name=full_name("models", model))
+
+
+def _listed(model: Model) -> ListEvaluationsRequest:
+    return ListEvaluationsRequest(parent=model.name)
 
 
 def _request(first: Side, second: Side, dataset: str | Named | None) -> CompareEvaluationsRequest:

@@ -15,7 +15,7 @@ import numpy as np
 
 from services.trainer.performance import Interval
 from services.trainer.planner.comparison import common_images, matched
-from services.trainer.predictions import AnyPredictions, DetectorPredictions, Predictions
+from services.trainer.predictions import AnyOutcomes, DetectorPredictions, Outcomes
 from services.vision.detection_metrics import resampled
 from services.vision.intervals import CONFIDENCE_Z
 
@@ -45,10 +45,10 @@ class Significance:
         return self.second - self.first
 
 
-def significance(first: AnyPredictions, second: AnyPredictions) -> Significance | None:
+def significance(first: AnyOutcomes, second: AnyOutcomes) -> Significance | None:
     """The test of two models' predictions for the same dataset; None without a common image that can be counted."""
     match first, second:
-        case Predictions(), Predictions():
+        case Outcomes(), Outcomes():
             return _of_classifiers(first, second)
         case DetectorPredictions(), DetectorPredictions():
             return _of_detectors(first, second)
@@ -56,13 +56,13 @@ def significance(first: AnyPredictions, second: AnyPredictions) -> Significance 
             raise ValueError("a classifier's predictions cannot be compared with a detector's")
 
 
-def _of_classifiers(first: Predictions, second: Predictions) -> Significance | None:
-    of_first, of_second = (dict(zip(each.image_ids, each.correct, strict=True)) for each in (first, second))
-    pairs = [(right, of_second[id_]) for id_, right in of_first.items() if id_ in of_second]
-    if not pairs:
+def _of_classifiers(first: Outcomes, second: Outcomes) -> Significance | None:
+    ids, *places = np.intersect1d(first.image_ids, second.image_ids, assume_unique=True, return_indices=True)
+    if not len(ids):
         return None
-    count, both = len(pairs), sum(one and other for one, other in pairs)
-    only_first, only_second = sum(one for one, _ in pairs) - both, sum(other for _, other in pairs) - both
+    rights = [np.array(each.correct)[place] for each, place in zip((first, second), places, strict=True)]
+    count, both = len(ids), int((rights[0] & rights[1]).sum())
+    only_first, only_second = (int(right.sum()) - both for right in rights)
     return Significance(
         metric="accuracy_top1",
         first=(both + only_first) / count,
@@ -70,7 +70,7 @@ def _of_classifiers(first: Predictions, second: Predictions) -> Significance | N
         interval=paired_interval(only_first, only_second, count),
         p_value=two_sided(_score(only_first, only_second, count)(0.0)),
         image_count=count,
-        left_out_images=len(of_first) + len(of_second) - 2 * count,
+        left_out_images=len(first.image_ids) + len(second.image_ids) - 2 * count,
         only_first=only_first,
         only_second=only_second,
         both=both,

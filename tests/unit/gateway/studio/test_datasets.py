@@ -16,7 +16,7 @@ from PIL import ExifTags, Image
 
 from services.gateway.studio.images import PAGE, SCANNED
 from services.gateway.studio.thumbnails import Thumbnails
-from services.kit.errors import DatasetAlreadyExists
+from services.kit.errors import DatasetAlreadyExists, DatasetNotFound
 from sightline.v1.dataset_pb2 import CategoryStats, Dataset, DatasetProgress, DatasetStats, FindingCounts
 from sightline.v1.dataset_service_pb2 import (
     ListDatasetsResponse,
@@ -207,6 +207,23 @@ async def test_pages_show_small_pictures_which_are_made_once_and_known_by_their_
     assert Image.open(io.BytesIO(tiny.content)).size == (60, 90)
     assert missing.status_code == 404
     assert [id_ for id_ in read if id_ == 7] == [7]  # its bytes were sent once
+
+
+async def test_a_kept_picture_is_not_shown_to_whom_the_service_refuses_the_image():
+    allowed, files = [True], {7: drawn(100, 80)}
+
+    def guarded(request: Any) -> Iterator[ReadImagesResponse]:
+        if not allowed[0]:
+            raise DatasetNotFound(name="datasets/trees")
+        return having(files)(request)
+
+    async with browser(ANSWERS | {"ReadImages": guarded}) as one:
+        first = await one("GET", "/studio/datasets/trees/thumbnails/7")
+        allowed[0] = False
+        refused = await one(
+            "GET", "/studio/datasets/trees/thumbnails/7", headers={"if-none-match": first.headers["etag"]}
+        )
+    assert (first.status_code, refused.status_code) == (200, 404)
 
 
 async def test_the_bytes_of_kept_pictures_are_bounded_and_the_least_recently_shown_go_first():

@@ -15,7 +15,7 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import chi2
 
 from services.trainer.planner.significance import Significance, paired_interval, significance, two_sided
-from services.trainer.predictions import AnyPredictions, Column, Predictions
+from services.trainer.predictions import AnyPredictions, Column, Predictions, read_outcomes
 from tests.unit.trainer.planner.test_comparison import of_images
 from tests.unit.trainer.support import detections, predictions
 
@@ -23,8 +23,8 @@ Z = 1.959964
 
 
 def known(first: AnyPredictions, second: AnyPredictions) -> Significance:
-    """The test; there is one."""
-    found = significance(first, second)
+    """The test of what is read back from files; there is one."""
+    found = significance(*(read_outcomes(msgspec.msgpack.encode(each)) for each in (first, second)))
     assert found is not None
     return found
 
