@@ -174,9 +174,7 @@ class S3Blobs:
             self._stat(key)
             return b""
         try:
-            if start or length is not None:
-                return self._read(key, start, length, lambda response: response.read())
-            return self._read(key, 0, None, lambda response: s3_digests.read(key, response))
+            return self._read(key, start, length, lambda response: s3_digests.read(key, response))
         except _BeyondTheEnd:
             return b""
 

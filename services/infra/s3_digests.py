@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,18 +27,29 @@ def of_file(path: Path) -> Metadata:
 
 
 def read(key: str, response: BaseHTTPResponse) -> bytes:
-    """The blob in the response; BlobDamaged."""
+    """The blob in the response, or the range of it; BlobDamaged."""
     data = io.BytesIO()
     copy(key, response, data)
     return data.getvalue()
 
 
 def copy(key: str, response: BaseHTTPResponse, target: BinaryIO) -> None:
-    """Copies the blob; BlobDamaged at the end if it does not have its digest. One of another tool may have none."""
+    """Copies the blob; BlobDamaged at the end if it is whole and does not have its digest.
+
+    A range is whole if it reaches from the first byte to the last. A blob of another tool may have no digest.
+    """
     digest = hashlib.sha256()
     while data := response.read(COPY_BYTES):
         digest.update(data)
         target.write(data)
     expected, found = response.headers.get(f"x-amz-meta-{NAME}", ""), digest.hexdigest()
-    if expected and expected != found:
+    if expected and _is_whole(response.headers.get("Content-Range", "")) and expected != found:
         raise BlobDamaged(name=key, found=found, expected=expected)
+
+
+def _is_whole(content_range: str) -> bool:
+    """Whether a response with this header (`bytes 0-9/10`, or none) has the whole blob."""
+    if not content_range:
+        return True
+    found = re.fullmatch(r"bytes 0-(\d+)/(\d+)", content_range.strip())
+    return bool(found) and int(found[1]) + 1 == int(found[2])

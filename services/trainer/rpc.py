@@ -10,7 +10,7 @@ from grpc import aio
 from services.kit import caller_fields, names
 from services.kit.callers import current
 from services.kit.clock import Clock
-from services.kit.errors import InvalidRequest
+from services.kit.errors import InvalidRequest, Unavailable
 from services.kit.records import Versioned
 from services.trainer import estimate_wire, evaluation_wire, export_wire, trial_wire, wire
 from services.trainer.app import Models
@@ -63,9 +63,11 @@ class ModelServicer(ModelServiceServicer):
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> model_pb2.Model:
         found = await self._models.get(await _named(self._store, request.name))
-        await self._store.settled(found.value)
+        has_ledger = await self._store.settled(found.value)
         if request.view != model_pb2.Model.FULL:
             return await self._reported(found)
+        if not has_ledger:
+            raise Unavailable(what=f"The ledger of {found.value.name}", problem="this replica has not caught up")
         performance = await self._models.performance(found.value)
         trials, final = self._store.trials_of(found.value.name), self._store.final_of(found.value.name)
         moment = await self._moment(found.value)

@@ -149,8 +149,8 @@ class Store:
                 while self.revisions_of(model) == seen:
                     await changes.wait(timeout_seconds)
 
-    async def settled(self, model: Model, timeout_seconds: float = 1.0) -> None:
-        """Returns once the views hold all the ledger entries of an ended model, or after the timeout.
+    async def settled(self, model: Model, timeout_seconds: float = 1.0) -> bool:
+        """Returns once the views hold all the ledger entries of an ended model; whether they do, after the timeout.
 
         If another replica has just ended it, they may lag, and the ledger would not add up to the cost.
         """
@@ -159,6 +159,7 @@ class Store:
             async with asyncio.timeout(timeout_seconds):
                 while model.ended and self.cost_of(model.name) < model.training_cost:
                     await changes.wait(timeout_seconds)
+        return not model.ended or self.cost_of(model.name) >= model.training_cost
 
     def cost_of(self, model: str) -> timedelta:
         """What the model's budget has paid, according to the views."""

@@ -446,6 +446,9 @@ async def test_a_whole_blob_that_was_changed_in_the_store_is_refused(s3_server: 
             await blobs.get(key)
         with pytest.raises(BlobDamaged, match=key):
             await blobs.get_file(key, tmp_path / "copy")
+        with pytest.raises(BlobDamaged, match=key):
+            await blobs.get(key, 0, 1000)  # as much as a caller would take
+        assert await blobs.get(key, 1, 3) == changed[1:4]  # a part cannot be checked
     client.put_object(blobs.bucket, "of another tool", io.BytesIO(b"x"), 1)
     assert await blobs.get("of another tool") == b"x"
     assert names_in(tmp_path) == {"file"}

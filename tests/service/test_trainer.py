@@ -723,6 +723,16 @@ async def test_a_model_is_deleted_with_everything_that_belongs_to_it(trainer: Wo
     assert (await trainer.trained()).state == model_pb2.Model.SUCCEEDED  # the name is free again
 
 
+async def test_a_replica_that_lags_shows_no_ledger_that_does_not_add_up(
+    trainer: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = await trainer.trained()
+    monkeypatch.setattr(Store, "cost_of", lambda *_: timedelta(0))
+    with pytest.raises(grpc.aio.AioRpcError, match="has not caught up"):
+        await trainer.get(view=model_pb2.Model.FULL)
+    assert await trainer.get() == done
+
+
 @pytest.mark.parametrize("deletions", range(4))
 async def test_a_deletion_that_the_store_interrupts_is_completed_later(
     trainer: World, monkeypatch: pytest.MonkeyPatch, deletions: int
