@@ -56,6 +56,7 @@ class Entry:
     load_time: datetime | None = None  # None while loading
     last_used_time: datetime | None = None
     use_count: int = 0
+    rests: bool = False  # it was told to, and has not been asked for since
 
     @property
     def runner(self) -> ModelRunner:
@@ -116,6 +117,7 @@ class ModelCache:
         """
         entry = self._enter(bundle)
         entry.pins += 1
+        entry.rests = False
         try:
             await asyncio.shield(entry.task)
             yield entry
@@ -143,6 +145,10 @@ class ModelCache:
         """Whether the bundle is loaded or being loaded."""
         present = self._entries.get(bundle.model_name)
         return present is not None and present.bundle == bundle
+
+    def unused(self, since: datetime) -> list[Entry]:
+        """The loaded models that nobody has used since then, nobody uses now, and that are not kept."""
+        return [one for one in self._idle() if one.load_time and (one.last_used_time or one.load_time) <= since]
 
     def unload(self, model_name: str) -> None:
         """Drops the model and no longer keeps it; ModelNotFound if it is neither in the cache nor kept."""

@@ -18,6 +18,7 @@ from services.predictor.domain import Loader, Models
 from services.predictor.feedback import Feedback
 from services.predictor.feedback_store import FeedbackStore
 from services.predictor.lookup import ModelLookup
+from services.predictor.resting import run_rests
 from services.predictor.settings import PredictorSettings
 from services.vision.decode_pool import DecodePool
 from services.vision.signing import Verifier
@@ -62,6 +63,7 @@ async def running(
                 "batches": batcher.run(),
                 "sweep": predictor.run_sweeps(settings.model_sweep_seconds),
                 "feedback": feedback.run(),
+                "rests": run_rests(cache, clock, timedelta(seconds=settings.model_rest_seconds)),
             }
             if expires_feedback:
                 work["feedback_sweep"] = feedback.run_sweeps()

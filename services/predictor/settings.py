@@ -32,6 +32,7 @@ class PredictorSettings(settings.Settings):
     model_cache_directory: Path | None = None  # for bundles' files; none: a temporary folder
     preload_models: str = ""  # loaded before the replica is ready, and kept: `models/a,projects/acme/models/b`
     model_fresh_seconds: float = Field(default=1.0, ge=0)  # how long the trainer's answer about a model is used
+    model_rest_seconds: float = Field(default=300.0, ge=0)  # unused, after which a model frees its memory; 0: never
     model_sweep_seconds: float = Field(default=15.0, gt=0)  # between checks for deleted models
     max_prediction_image_bytes: int = Field(default=6 * 1024**2, gt=0)  # per unary prediction
     max_requests: int = Field(default=128, gt=0)  # in flight at once; each may have an image in memory

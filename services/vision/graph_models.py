@@ -6,6 +6,7 @@ They answer as `classifier.Classifier` and `detector.Detector` do, within 1e-4.
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Protocol
 
 import numpy as np
@@ -49,19 +50,47 @@ class Graph:
         return [np.asarray(output) for output in self._session.run(outputs, {"pixels": pixels})]
 
 
+class Resting:
+    """A network that can rest, and is opened again when it is next used; safe to use from several threads.
+
+    Its files must stay where they are.
+    """
+
+    def __init__(self, path: Path, engine: Engine) -> None:
+        self._path, self._engine, self._opening = path, engine, Lock()
+        self._network: Runnable | None = engine(path)
+
+    def run(self, outputs: Sequence[str], pixels: NDArray[np.uint8]) -> list[Floats]:
+        return (self._network or self._opened()).run(outputs, pixels)
+
+    def rest(self) -> None:
+        """Frees its memory, after the passes that are running."""
+        self._network = None
+
+    def _opened(self) -> Runnable:
+        with self._opening:
+            self._network = network = self._network or self._engine(self._path)
+            return network
+
+
 class GraphClassifier(ClassifierInputs):
     """Safe to use from several threads."""
 
     def __init__(self, card: ModelCard, directory: Path, engine: Engine) -> None:
         super().__init__(card)
         self._graphs = {
-            index: engine(directory / graph_file(index))
+            index: Resting(directory / graph_file(index), engine)
             for index, backbone in enumerate(card.backbones)
             if backbone.shares is None
         }
         with safe_open(directory / WEIGHTS_FILE, framework="numpy") as weights:
             self._head: Floats = np.ascontiguousarray(weights.get_tensor("head.weight").T)
             self._bias: Floats = weights.get_tensor("head.bias")
+
+    def rest(self) -> None:
+        """Frees the memory of its networks until the next prediction, which opens them again."""
+        for graph in self._graphs.values():
+            graph.rest()
 
     def predict_prepared(self, images: Sequence[Views]) -> Floats:
         """Probabilities [images, categories], each row summing to 1, of what `prepare` returned."""
@@ -86,7 +115,11 @@ class GraphDetector(DetectorInputs):
 
     def __init__(self, card: ModelCard, directory: Path, engine: Engine) -> None:
         super().__init__(card)
-        self._graph = engine(directory / graph_file(0))
+        self._graph = Resting(directory / graph_file(0), engine)
+
+    def rest(self) -> None:
+        """Frees the memory of its network until the next prediction, which opens it again."""
+        self._graph.rest()
 
     def predict_prepared(self, images: Sequence[Letterboxed]) -> list[ImageDetections]:
         """The detections in each image; images of one shape share a pass."""

@@ -143,3 +143,12 @@ def test_a_replica_without_torch_predicts_from_graphs_and_names_the_image_for_ot
     (expected,) = model.predict_prepared([model.prepare(photo.read_bytes())])
     np.testing.assert_allclose([float(one) for one in probabilities.split()], expected, atol=1e-4)
     assert "sightline-predictor-torch" in fault
+
+
+def test_a_model_at_rest_answers_as_before(with_graphs: Path) -> None:
+    model = graph_models.load(with_graphs)
+    assert isinstance(model, GraphClassifier)
+    prepared = [model.prepare(encoded(Image.effect_noise((64, 64), 90).convert("RGB"), "PNG"))]
+    before = model.predict_prepared(prepared)
+    model.rest()
+    assert np.array_equal(model.predict_prepared(prepared), before)
