@@ -59,7 +59,6 @@ async def running(
         async with DecodePool.running(settings.decode_limits, telemetry) as decoders:
             predictor = Predictor(lookup, cache, batcher, blobs, decoders, feedback, clock, telemetry, limits)
             work = {
-                "batches": batcher.run(),
                 "sweep": predictor.run_sweeps(settings.model_sweep_seconds),
                 "feedback": feedback.run(),
             }
@@ -69,4 +68,5 @@ async def running(
                 yield predictor
                 await cache.close()
     finally:
+        batcher.close()
         workers.shutdown(wait=False, cancel_futures=True)
