@@ -3,17 +3,21 @@
 `python bench/bench_overload.py [--network NAME] [--size PIXELS] [--times N] [--seconds N]`. Random weights, a JPEG of
 640 x 480. First 32 callers, each asking again after its answer, show normal pace and latency. Then requests arrive at
 a fixed rate, whether or not earlier ones were answered, each with a deadline of twice the normal p99. The generator of
-load is another process on the same cores; how much of the rate it reached is printed.
+load is another process on the same cores; how much of the rate it reached is printed. It has several connections: on
+one, gRPC itself keeps calls back that exceed a caller's share of the server. A refusal is timed twice: by the
+generator, which may be late itself, and by the predictor, from the call's headers to its status.
 """
 
 import argparse
 import asyncio
+import json
 import multiprocessing
 import os
 import statistics
 import tempfile
 import time
 from collections import Counter
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
 MODEL = "models/graphs"
 CALLERS = 32
 REFUSED = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE)  # too busy; overloaded
+CONNECTIONS = 16
 MOST = 512  # requests of the generator in flight
 NORMAL_SECONDS = 10.0
 RECOVERY_SECONDS = 10.0
@@ -61,7 +66,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch, multiprocessing.get_context("spawn").Pool(1) as generator:
         folder = Path(scratch)
         store(folder / "store", MODEL, model, graphs=folder / "graphs")
-        with running(folder / "store") as predictor:
+        log = folder / "log"
+        with running(folder / "store", log) as predictor:
             first_answer(predictor, MODEL, image)
             generator.apply(closed, (predictor.address, image, 2.0))
             normal = [seconds for _, seconds in generator.apply(closed, (predictor.address, image, NORMAL_SECONDS))]
@@ -74,6 +80,10 @@ def main() -> None:
             outcome = generator.apply(opened, (predictor.address, image, rate, given.seconds, 2 * p99))
             after = generator.apply(closed, (predictor.address, image, RECOVERY_SECONDS))
             report(outcome, rate, given.seconds, p99)
+            refused = refused_by(log)
+            if len(refused) > 1:
+                own = 1000 * statistics.median(refused), 1000 * percentile(refused, 99)
+                print(f"refused, by the predictor's log: p50 {own[0]:.1f} ms, p99 {own[1]:.1f} ms")
             print(f"memory afterwards {predictor.memory_mib():.0f} MiB; recovered within {recovery(after, p50):.1f} s")
 
 
@@ -90,6 +100,13 @@ def report(outcome: Outcome, rate: float, seconds: float, p99: float) -> None:
             f"p99 {1000 * percentile(refused, 99):.0f} ms, {outcome.without_retry} without a time to retry"
         )
     print(f"others: {dict(outcome.others)}", flush=True)
+
+
+def refused_by(log: Path) -> list[float]:
+    """The seconds of each call that the predictor refused, by its log."""
+    lines = [json.loads(line) for line in log.read_text().splitlines() if '"event": "call"' in line]
+    codes = [code.name for code in REFUSED]
+    return [line["seconds"] for line in lines if line["code"] in codes]
 
 
 def recovery(after: list[tuple[float, float]], normal: float) -> float:
@@ -135,13 +152,16 @@ def opened(address: str, image: bytes, rate: float, seconds: float, deadline: fl
 
 async def _opened(address: str, image: bytes, rate: float, seconds: float, deadline: float) -> Outcome:
     outcome = Outcome()
-    async with grpc.aio.insecure_channel(address) as channel, asyncio.TaskGroup() as calls:
-        stub, start, sent = PredictionServiceStub(channel), time.perf_counter(), 0
+    async with AsyncExitStack() as stack, asyncio.TaskGroup() as calls:
+        own = [("grpc.use_local_subchannel_pool", 1)]
+        channels = [grpc.aio.insecure_channel(address, options=own) for _ in range(CONNECTIONS)]
+        stubs = [PredictionServiceStub(await stack.enter_async_context(channel)) for channel in channels]
+        start, sent = time.perf_counter(), 0
         due, waiting = 0, set[asyncio.Task[None]]()
         while (now := time.perf_counter()) < start + seconds:
             now_due = int((now - start) * rate)
             for _ in range(min(now_due - due, MOST - len(waiting))):
-                waiting.add(task := calls.create_task(_one(stub, image, deadline, outcome)))
+                waiting.add(task := calls.create_task(_one(stubs[sent % CONNECTIONS], image, deadline, outcome)))
                 task.add_done_callback(waiting.discard)
                 sent += 1
             due = now_due  # what the generator could not send in time, it leaves out

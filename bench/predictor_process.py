@@ -78,8 +78,8 @@ def photo(width: int = 640, height: int = 480) -> bytes:
 
 
 @contextmanager
-def running(store_folder: Path, **settings: str) -> Generator[Served]:
-    """A predictor on this store."""
+def running(store_folder: Path, log: Path = Path(os.devnull), **settings: str) -> Generator[Served]:
+    """A predictor on this store, which writes its log to a file."""
     server = grpc.server(ThreadPoolExecutor(2))
     server.add_generic_rpc_handlers((trainer(),))
     trainer_port = server.add_insecure_port("127.0.0.1:0")
@@ -97,7 +97,8 @@ def running(store_folder: Path, **settings: str) -> Generator[Served]:
         **settings,
     }
     command = [sys.executable, "-m", "services.predictor"]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with log.open("wb") as lines:
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=lines)
     try:
         yield Served(process, port)
     finally:

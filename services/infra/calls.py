@@ -7,7 +7,7 @@ import inspect
 import re
 import secrets
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
 from functools import partial
 from typing import Any, TypeAlias
@@ -50,6 +50,7 @@ _CODES: dict[int, StatusCode] = {code.value[0]: code for code in StatusCode}
 _log = log.Log(__name__)
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Check: TypeAlias = Callable[["float | None"], None]  # see `server.Service`
 
 
 class Calls(grpc.aio.ServerInterceptor):
@@ -69,11 +70,13 @@ class Calls(grpc.aio.ServerInterceptor):
         limits: Limits,
         guard: Guard | None = None,
         auditing: Audit | None = None,
+        checks: Mapping[str, Check] | None = None,
     ) -> None:
         self._service = service
         self._telemetry = telemetry
         self._guard = guard
         self._audit = auditing
+        self._checks = checks or {}
         self._limits = limits
         self._admission = Admission(service, limits, telemetry)
         self._open = OpenCalls(limits.open_calls, telemetry)
@@ -239,6 +242,8 @@ class Calls(grpc.aio.ServerInterceptor):
         else:
             taken = call.place = self._admission.enter(caller, stream=call.rpc.kind is not RpcKind.UNARY)
             call.when_sent(partial(self._admission.leave, taken))
+            if check := self._checks.get(call.rpc.method):
+                check(call.context.time_remaining())
         call.waiting = Waiting.NOTHING
         call.limit(None)
 

@@ -13,7 +13,7 @@ from grpc_reflection.v1alpha import reflection
 
 from services.infra import audit, server_metrics
 from services.infra.auth import guard_of
-from services.infra.calls import Calls
+from services.infra.calls import Calls, Check
 from services.infra.connections import STANDARD, Connections
 from services.infra.limits import Limits
 from services.infra.tls import server_credentials, tell_expiries
@@ -34,14 +34,16 @@ Ready = Callable[[], Awaitable[bool]]
 class Service:
     """A servicer, its service, and the generated function that adds the servicer to a server.
 
-    `request_bytes` has the rpcs whose requests may be larger than `limits.REQUEST_BYTES`. The descriptor is
-    `dataset_service_pb2.DESCRIPTOR.services_by_name["DatasetService"]`, for example.
+    `request_bytes` has the rpcs whose requests may be larger than `limits.REQUEST_BYTES`. `checks` has those of which a
+    call can be refused before its request is read: each takes the seconds until the call's deadline, None without one,
+    and raises. The descriptor is `dataset_service_pb2.DESCRIPTOR.services_by_name["DatasetService"]`, for example.
     """
 
     descriptor: ServiceDescriptor
     add: Callable[[Any, Any], None]
     servicer: Any
     request_bytes: Mapping[str, int] = field(default_factory=dict[str, int])
+    checks: Mapping[str, Check] = field(default_factory=dict[str, Check])
 
 
 class Server:
@@ -80,7 +82,8 @@ class Server:
         sizes = {rpc: size for service in services for rpc, size in service.request_bytes.items()}
         limits = Limits.of(settings, sizes)
         self._audit = audit.of_settings(name, settings, telemetry)
-        self._calls = Calls(name, telemetry, limits, guard_of(settings), self._audit)
+        checks = {rpc: check for service in services for rpc, check in service.checks.items()}
+        self._calls = Calls(name, telemetry, limits, guard_of(settings), self._audit, checks)
         self._health: Any = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue] - defined in an if
         self._grpc = grpc.aio.server(
             interceptors=[self._calls], options=connections.options(limits, settings.max_connections)

@@ -98,6 +98,11 @@ class Predictor:
         self._explanations = Places("Explanations", limits.max_explanations, "SIGHTLINE_MAX_EXPLANATIONS", telemetry)
         self.streamed = asyncio.Semaphore(limits.max_streamed)  # places of the images that come in streams
 
+    def check(self, seconds: float | None) -> None:
+        """Before an image has come: QueueFull, TooBusy or DeadlineExceeded if it cannot be answered in the seconds."""
+        self._predictions.check()
+        self._require_time(None if seconds is None else self._clock.monotonic() + seconds)
+
     async def analyze_image(self, query: ImageQuery, deadline: float | None = None) -> Analysis:
         """Analyzes one image; raises the errors of the contract. `deadline` is monotonic."""
         with self._predictions.place():
@@ -144,7 +149,8 @@ class Predictor:
         runner = model.runner
         check_coverage(runner.card, query)  # before the image costs anything
         self._require_time(deadline)
-        info, image = await self._prepared(runner, data, file, deadline)
+        with self._batcher.coming(runner):
+            info, image = await self._prepared(runner, data, file, deadline)
         output = await self._batcher.predict(runner, image, deadline)
         model.answered(self._clock.now())
         with self._timed(Stage.POSTPROCESS):

@@ -12,6 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from services.kit import blobs as uris
+from services.kit import heap
 from services.kit.blobs import Blobs
 from services.kit.errors import BlobNotFound, BundleUnusable, Unavailable
 from services.kit.log import Log
@@ -75,6 +76,7 @@ class BundleSource:
             if isinstance(error, ValueError):
                 raise BundleUnusable(name=bundle.model_name, version=bundle.version, problem=error) from error
             raise
+        self._workers.submit(heap.trim)  # reading and optimising a graph takes several times its size
         return Loaded(runner, directory)
 
     def discard(self, loaded: Loaded) -> None:

@@ -18,6 +18,7 @@ from services.vision.image_detections import ImageDetections
 from services.vision.inputs import Letterboxed, Views
 
 Prepared = Views | Letterboxed  # a classifier's input for an image, or a detector's
+Shape = tuple[tuple[int, ...], ...]  # of each array of an input
 RawOutput = NDArray[np.float32] | ImageDetections  # a classifier's probabilities [category], or a detector's detections
 
 DEFAULT_MAX_RESULTS = 100
@@ -127,7 +128,7 @@ class Loader(Protocol):
         ...
 
 
-def input_shape(image: Prepared) -> tuple[tuple[int, ...], ...]:
+def input_shape(image: Prepared) -> Shape:
     """The shape of an input; inputs of equal shape can be batched."""
     return tuple(tuple(part.shape) for part in (image if isinstance(image, tuple) else (image.pixels,)))
 

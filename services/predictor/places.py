@@ -19,12 +19,16 @@ class Places:
         self._telemetry = telemetry
         self.taken = 0
 
-    @contextmanager
-    def place(self) -> Generator[None]:
-        """Takes a place for the block; QueueFull."""
+    def check(self) -> None:
+        """QueueFull if there is no place."""
         if self.taken >= self._limit:
             self._telemetry.add(metrics.DROPPED, reason=DropReason.FULL)
             raise QueueFull(subject=self._subject, value=self.taken, limit=self._limit, setting=self._setting)
+
+    @contextmanager
+    def place(self) -> Generator[None]:
+        """Takes a place for the block; QueueFull."""
+        self.check()
         self.taken += 1
         try:
             yield

@@ -60,7 +60,6 @@ async def running(
         async with DecodePool.running(settings.decode_limits, telemetry) as decoders:
             predictor = Predictor(lookup, cache, batcher, blobs, decoders, feedback, clock, telemetry, limits)
             work = {
-                "batches": batcher.run(),
                 "sweep": predictor.run_sweeps(settings.model_sweep_seconds),
                 "feedback": feedback.run(),
                 "rests": run_rests(cache, clock, timedelta(seconds=settings.model_rest_seconds)),
@@ -71,4 +70,5 @@ async def running(
                 yield predictor
                 await cache.close()
     finally:
+        batcher.close()
         workers.shutdown(wait=False, cancel_futures=True)

@@ -17,7 +17,7 @@ from grpc_status.rpc_status import from_call
 from numpy.typing import NDArray
 from PIL import Image
 
-from services.infra.server_metrics import HANDLED
+from services.infra.server_metrics import HANDLED, RECEIVED
 from services.kit import errors
 from services.predictor import metrics
 from services.predictor.batch.service import Batches
@@ -274,6 +274,7 @@ async def test_a_full_replica_refuses_at_once_with_a_retry_delay(tmp_path: Path)
                 with pytest.raises(grpc.aio.AioRpcError) as refusal:
                     await stub.AnalyzeImage(pb.AnalyzeImageRequest(model_name="models/m", image=IMAGE))
         await asyncio.gather(first, second)
+        assert received(running, "AnalyzeImage") == 2, "that of the refused call is not read"
         await running.analyze()
     assert refusal.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     status = from_call(refusal.value)  # type: ignore[arg-type]  # it has the attributes of a call
@@ -281,6 +282,12 @@ async def test_a_full_replica_refuses_at_once_with_a_retry_delay(tmp_path: Path)
     retry = RetryInfo()
     assert any(detail.Unpack(retry) for detail in status.details)
     assert retry.retry_delay.ToMilliseconds() > 0
+
+
+def received(running: Running, rpc: str) -> float:
+    """How many requests the server has read."""
+    counted = running.telemetry.values.items()
+    return sum(n for (name, labels), n in counted if name == RECEIVED.name and ("grpc_method", rpc) in labels)
 
 
 def failed_calls(running: Running) -> float:
@@ -302,6 +309,7 @@ async def test_a_prediction_that_cannot_make_its_deadline_is_refused_at_once_and
         with pytest.raises(errors.QuotaExceeded, match=r"already take about 60 s, and the call's deadline is in 20 s"):
             await running.analyze()
         assert len(running.telemetry.observed["sightline_predictor_stage_seconds", (("stage", "decode"),)]) == decoded
+        assert received(running, "AnalyzeImage") == 3, "that of the refused call is not read"
     await asyncio.gather(held, waiting)
 
 

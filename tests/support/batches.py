@@ -297,13 +297,14 @@ async def running(batches: Batches) -> AsyncGenerator[Batches]:
         collection, blobs, batches.queue, lookup, batches.datasets, batches.holding, quotas, clock, batches.settings
     )
     views = collection.view, accounts.view, batches.holding.holds.view
-    tasks = [asyncio.create_task(each) for each in (*(view.run() for view in views), batcher.run())]
+    tasks = [asyncio.create_task(each) for each in (view.run() for view in views)]
     try:
         for view in views:
             await view.synced()
         yield batches
     finally:
         await cache.close()
+        batcher.close()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

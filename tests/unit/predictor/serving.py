@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +51,6 @@ from tests.unit.predictor.support import (
 INFERENCE = inference_pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 DESCRIPTOR = pb.DESCRIPTOR.services_by_name["PredictionService"]
 IMAGE = file_of(make_image())
-QUEUED = ("sightline_predictor_stage_seconds", (("stage", "queue"),))
 
 
 class Fixed(FakeClassifier):
@@ -86,17 +86,23 @@ class Running:
 
     @asynccontextmanager
     async def thread_held_up(self) -> AsyncGenerator[asyncio.Task[prediction_pb2.AnalyzeImageResponse]]:
-        """No forward pass starts within the block; the next one, of a single image, is already decided."""
+        """Within the block, the thread is in the pass of a single image, whose answer is given."""
         await self.predictor.load_model("models/m")
-        gate = threading.Event()
-        holding = asyncio.create_task(self.predictor._batcher.call(lambda: gate.wait(10)))
-        try:
+        (entry,) = self.predictor._cache._entries.values()
+        entered, gate, predict = threading.Event(), threading.Event(), entry.runner.predict_prepared
+
+        def held(images: Sequence[Any]) -> Any:
+            entered.set()
+            assert gate.wait(10)
+            return predict(images)
+
+        with patch.object(entry.runner, "predict_prepared", held):
             first = asyncio.create_task(self.analyze())
-            await eventually(lambda: bool(self.telemetry.observed.get(QUEUED)))
-            yield first
-        finally:
-            gate.set()
-            await holding
+            try:
+                assert await asyncio.to_thread(entered.wait, 10)
+                yield first
+            finally:
+                gate.set()
 
     async def waiting(self, images: int) -> None:
         """Returns once `images` images are waiting for a forward pass."""
@@ -127,9 +133,10 @@ async def serving(
         running.telemetry = telemetry
         servicer = PredictionServicer(predictor, clock, batches)
         inference = InferenceServicer(predictor, clock)
+        checks = {"AnalyzeImage": predictor.check, "ModelInfer": predictor.check}
         services = [
-            Service(DESCRIPTOR, add_PredictionServiceServicer_to_server, servicer, settings.request_bytes),
-            Service(INFERENCE, add_GRPCInferenceServiceServicer_to_server, inference, settings.request_bytes),
+            Service(DESCRIPTOR, add_PredictionServiceServicer_to_server, servicer, settings.request_bytes, checks),
+            Service(INFERENCE, add_GRPCInferenceServiceServicer_to_server, inference, settings.request_bytes, checks),
         ]
         server = Server("predictor", settings, telemetry, services)
         running.address = f"127.0.0.1:{await server.start()}"

@@ -2,8 +2,7 @@
 
 import asyncio
 import contextvars
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -51,13 +50,6 @@ class Case:
         assert isinstance(row, np.ndarray)
         return float(row[0])
 
-    @asynccontextmanager
-    async def running(self) -> AsyncGenerator[asyncio.Task[None]]:
-        task = asyncio.create_task(self.batcher.run())
-        yield task
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
     async def busy(self):
         """Blocks the thread in a pass of one image until the gate is set."""
         self.one.gate.clear()
@@ -68,7 +60,7 @@ class Case:
 
 async def test_the_images_waiting_when_the_thread_becomes_free_are_the_next_batch_and_each_gets_its_row():
     case = Case()
-    async with case.running():
+    with closing(case.batcher):
         first = await case.busy()
         rest = [case.ask(number) for number in range(1, 7)]
         await asyncio.sleep(0)
@@ -81,7 +73,7 @@ async def test_the_images_waiting_when_the_thread_becomes_free_are_the_next_batc
 
 async def test_a_pass_of_several_images_has_no_more_pixels_than_the_caches_hold():
     case = Case()
-    async with case.running():
+    with closing(case.batcher):
         first = await case.busy()
         rest = [case.ask(number, side=7) for number in range(1, 4)]  # 49 pixels each: two fit
         rest += [case.ask(number, side=11) for number in range(4, 6)]  # one alone is too large, and passes
@@ -93,7 +85,7 @@ async def test_a_pass_of_several_images_has_no_more_pixels_than_the_caches_hold(
 
 async def test_models_are_not_mixed_and_the_model_of_the_oldest_image_goes_first():
     case = Case()
-    async with case.running():
+    with closing(case.batcher):
         first = await case.busy()
         answers = [case.ask(1, case.other), case.ask(2, case.one), case.ask(3, case.other)]
         await asyncio.sleep(0)
@@ -105,7 +97,7 @@ async def test_models_are_not_mixed_and_the_model_of_the_oldest_image_goes_first
 
 async def test_shapes_are_not_mixed_and_images_shaped_like_the_oldest_go_first():
     case = Case()
-    async with case.running():
+    with closing(case.batcher):
         first = await case.busy()
         answers = [case.ask(number, side=side) for number, side in ((1, 3), (2, 2), (3, 3), (4, 2), (5, 3))]
         await asyncio.sleep(0)
@@ -117,7 +109,7 @@ async def test_shapes_are_not_mixed_and_images_shaped_like_the_oldest_go_first()
 
 async def test_callers_take_turns_however_many_images_one_of_them_sends():
     case = Case()
-    async with case.running():
+    with closing(case.batcher):
         first = await case.busy()
         many = [case.ask_as("many", number, case.other) for number in range(1, 10)]
         few = [case.ask_as("few", number, case.other) for number in (101, 102)]
@@ -130,7 +122,7 @@ async def test_callers_take_turns_however_many_images_one_of_them_sends():
 
 async def test_a_caller_does_not_save_up_turns_while_others_use_theirs():
     case = Case()
-    async with case.running():
+    with closing(case.batcher):
         first = await case.busy()
         early = [case.ask_as("early", number, case.other) for number in range(1, 9)]
         await asyncio.sleep(0)
@@ -146,7 +138,7 @@ async def test_a_caller_does_not_save_up_turns_while_others_use_theirs():
 
 async def test_an_image_whose_deadline_passed_costs_no_forward_pass():
     case = Case()
-    async with case.running():
+    with closing(case.batcher):
         first = await case.busy()
         late, in_time = case.ask(1, deadline=5), case.ask(2, deadline=50)
         await asyncio.sleep(0)
@@ -162,7 +154,7 @@ async def test_an_image_whose_deadline_passed_costs_no_forward_pass():
 
 async def test_what_an_image_would_take_is_expected_from_recent_passes_and_the_callers_turn():
     case = Case()
-    async with case.running():
+    with closing(case.batcher):
         first = await case.busy()
         case.clock.advance(8)  # of which the first pass takes all
         case.one.gate.set()
@@ -180,13 +172,16 @@ async def test_what_an_image_would_take_is_expected_from_recent_passes_and_the_c
             return case.batcher.expected_seconds()
 
         assert contextvars.copy_context().run(of_another) == 8, "turns are taken, so only one is before it"
+        with case.batcher.coming(case.one), case.batcher.coming(case.other):
+            assert case.batcher.expected_seconds() == 4 * 8, "nobody knows how long the other model takes"
+            assert contextvars.copy_context().run(of_another) == 8
         case.one.gate.set()
         await asyncio.gather(second, *waiting)
 
 
 async def test_an_image_whose_caller_is_gone_costs_no_forward_pass():
     case = Case()
-    async with case.running():
+    with closing(case.batcher):
         first = await case.busy()
         gone = case.ask(1)
         await asyncio.sleep(0)
@@ -200,7 +195,7 @@ async def test_an_image_whose_caller_is_gone_costs_no_forward_pass():
 
 async def test_a_failing_pass_fails_only_its_own_batch():
     case = Case()
-    async with case.running():
+    with closing(case.batcher):
         case.one.error = RuntimeError("shapes differ")
         with pytest.raises(RuntimeError, match="shapes differ"):
             await case.ask(1)
@@ -208,13 +203,55 @@ async def test_a_failing_pass_fails_only_its_own_batch():
         assert await case.ask(2) == 2
 
 
+async def test_the_next_batch_does_not_wait_for_the_event_loop():
+    case = Case()
+    with closing(case.batcher):
+        first = await case.busy()
+        second = case.ask(1, case.other)
+        await asyncio.sleep(0)
+        case.one.gate.set()
+        assert case.other.entered.wait(10), "this blocks the event loop"
+        assert await asyncio.gather(first, second) == [0, 1]
+
+
+async def test_a_call_goes_before_the_images_that_wait():
+    case = Case()
+    with closing(case.batcher):
+        first = await case.busy()
+        second = case.ask(1, case.other)
+        await asyncio.sleep(0)
+        call = asyncio.create_task(case.batcher.call(lambda: list(case.other.batches)))
+        await asyncio.sleep(0)
+        case.one.gate.set()
+        assert await call == []
+        await asyncio.gather(first, second)
+    assert case.other.batches == [1]
+
+
+async def test_a_call_that_fails_raises_at_its_caller_and_one_whose_caller_is_gone_does_not_run():
+    case = Case()
+    calls: list[int] = []
+    with closing(case.batcher):
+        first = await case.busy()
+        gone = asyncio.create_task(case.batcher.call(lambda: calls.append(1)))
+        failing = asyncio.create_task(case.batcher.call(lambda: 1 // 0))
+        await asyncio.sleep(0)
+        gone.cancel()
+        await asyncio.sleep(0)
+        case.one.gate.set()
+        with pytest.raises(ZeroDivisionError):
+            await failing
+        await first
+    assert not calls
+
+
 async def test_shutdown_answers_every_waiting_caller():
     case = Case()
-    async with case.running() as task:
+    with closing(case.batcher):
         first = await case.busy()
         waiting = case.ask(1)
         await asyncio.sleep(0)
-        task.cancel()
+        case.batcher.close()
         for answer in (first, waiting):
             with pytest.raises(Draining):
                 await answer

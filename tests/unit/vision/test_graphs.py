@@ -1,11 +1,14 @@
 """Graphs answer as their networks do, name nothing of the machine, and hold no weights."""
 
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import helper
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -14,7 +17,7 @@ from services.vision.backbones import Network
 from services.vision.card import graph_file
 from services.vision.catalogue import DETECTORS
 from services.vision.detector_builder import build_detector, load_detector_weights
-from services.vision.graph_models import GraphClassifier, GraphDetector
+from services.vision.graph_models import Graph, GraphClassifier, GraphDetector
 from services.vision.graph_tracing import GraphUnavailable
 from services.vision.sealing import BundleCorrupt, seal
 from tests.support.detectors import detector
@@ -30,6 +33,10 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("squeezenet1_1", "mobilenet_v2", "mobilenet_v3_small", "yolox_nano"):
         graph_tracing.add(name, folder)
     return folder
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def photos() -> list[bytes]:
@@ -120,6 +127,28 @@ def test_a_graph_that_computes_something_else_is_refused(
     monkeypatch.setattr(Network, "embed_stages", lambda *given: [2 * part for part in embed(*given)])
     bundle.write(tmp_path, classifier("squeezenet1_1"), kept)
     assert not list(tmp_path.glob("*.onnx"))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it reads /proc")
+def test_networks_share_the_memory_for_what_lies_between_their_layers(tmp_path: Path) -> None:
+    samples, means = (
+        helper.make_node("Cast", ["pixels"], ["samples"], to=1),
+        helper.make_node("ReduceMean", ["samples"], ["features"]),
+    )
+    pixels = helper.make_tensor_value_info("pixels", onnx.TensorProto.UINT8, ["n", "h", "w", 3])
+    features = helper.make_tensor_value_info("features", onnx.TensorProto.FLOAT, None)
+    graph = helper.make_graph([samples, means], "means", [pixels], [features])
+    file = tmp_path / "network.onnx"
+    file.write_bytes(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10).SerializeToString()
+    )
+    image = np.ones((1, 2048, 2048, 3), np.uint8)  # 50 MB as floats
+    graphs = [Graph(file, 1) for _ in range(8)]
+    graphs[0].run(["features"], image)
+    before = resident()
+    for each in graphs:
+        each.run(["features"], image)
+    assert resident() - before < 100e6
 
 
 def test_damaged_graphs_and_weights_are_named(tmp_path: Path, kept: Path) -> None:
