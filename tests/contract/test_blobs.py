@@ -431,7 +431,7 @@ async def test_a_blob_that_is_gone_or_shorter_ends_the_reading(blobs: Blobs) -> 
             _ = [piece async for piece in read_pieces(blobs, key, 4)]
 
 
-async def test_a_whole_blob_that_was_changed_in_the_store_is_refused(s3_server: CephGateway, tmp_path: Path) -> None:
+async def test_a_whole_blob_that_was_changed_in_the_store_is_refused(s3_server: S3Server, tmp_path: Path) -> None:
     blobs = await s3_blobs(s3_server, f"bucket-{uuid.uuid4().hex[:8]}")
     (tmp_path / "file").write_bytes(b"whole file")
     await blobs.put("bytes", b"whole")

@@ -8,9 +8,8 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
-from minio import Minio
-
-from deploy.s3.policies import PROCESSES, bucket_policy, text
+from services.infra.store_policies import PROCESSES
+from services.infra.store_users import StoreOwner, set_policy
 from tests.support.s3 import Keys, S3ServerWithUsers, answers
 from tests.support.servers import ServerFailed, find_program, free_port, wait_until
 
@@ -95,8 +94,7 @@ class CephGateway(S3ServerWithUsers):
 
     def add_users(self, bucket: str) -> Mapping[str, Keys]:
         made = {process: self._add_user(process) for process in PROCESSES}
-        owner = Minio(self.endpoint, self.access_key, self.secret_key, secure=False)
-        owner.set_bucket_policy(bucket, text(bucket_policy(bucket, "arn:aws:iam:::user/{}")))
+        set_policy(StoreOwner.model_validate(self.settings(bucket=bucket).model_dump()), "arn:aws:iam:::user/{}")
         return made
 
     def _add_user(self, name: str) -> Keys:

@@ -11,7 +11,8 @@ from pathlib import Path
 from minio import MinioAdmin
 from minio.credentials.providers import StaticProvider
 
-from deploy.s3.policies import PROCESSES, policy
+from services.infra.store_policies import PROCESSES
+from services.infra.store_users import StoreOwner, make_users
 from tests.support.s3 import Keys, S3ServerWithUsers, answers
 from tests.support.servers import ServerFailed, find_program, free_port, wait_until
 
@@ -47,21 +48,23 @@ class MinioGateway(S3ServerWithUsers):
         return self._process([program, "gateway", *OPTIONS, *own, meta, f"127.0.0.1:{port}"], **keys, **environment)
 
     def add_key(self) -> Keys:
-        return self._add("key", "readwrite")
+        access, secret = f"key-{uuid.uuid4().hex[:8]}", uuid.uuid4().hex
+        self._admin.user_add(access, secret)
+        self._admin.policy_set("readwrite", user=access)
+        return access, secret
 
     def remove_key(self, access: str) -> None:
         self._admin.user_remove(access)
 
     def add_users(self, bucket: str) -> Mapping[str, Keys]:
-        for process in PROCESSES:
-            self._admin.policy_add(process, policy=policy(process, bucket))
-        return {process: self._add(process, process) for process in PROCESSES}
-
-    def _add(self, name: str, right: str) -> Keys:
-        access, secret = f"{name}-{uuid.uuid4().hex[:8]}", uuid.uuid4().hex
-        self._admin.user_add(access, secret)
-        self._admin.policy_set(right, user=access)
-        return access, secret
+        keys = {process: (f"{process}-{uuid.uuid4().hex[:8]}", uuid.uuid4().hex) for process in PROCESSES}
+        folder = self._folder / f"keys-{bucket}"
+        folder.mkdir()
+        for process, pair in keys.items():
+            for kind, key in zip(("access", "secret"), pair, strict=True):
+                (folder / f"{process}-{kind}-key").write_text(f"{key}\n")
+        make_users(StoreOwner.model_validate(self.settings(bucket=bucket).model_dump()), folder)
+        return keys
 
     @property
     def _admin(self) -> MinioAdmin:
