@@ -17,7 +17,10 @@ os.environ["SIGHTLINE_AUDIT"] = "none"  # or the entries of servers in this proc
 from sightline.client.transport import channel, retries
 from tests.support.ceph import CephGateway
 from tests.support.error_messages import collect_gaps
-from tests.support.servers import NatsServer, oldest_nats
+from tests.support.juicefs import MinioGateway
+from tests.support.s3 import S3Server, S3ServerWithUsers
+from tests.support.seaweed import SeaweedServer
+from tests.support.servers import NatsServer, ServerMissing, oldest_nats
 
 # No property test fails because the machine is busy.
 settings.register_profile("untimed", deadline=None)
@@ -54,10 +57,31 @@ def own_nats_server(tmp_path: Path) -> Iterator[NatsServer]:
 
 
 @pytest.fixture(scope="session")
-def s3_server() -> Iterator[CephGateway]:
+def s3_server() -> Iterator[S3ServerWithUsers]:
     """One S3 server for the session, without buckets: each test creates its own."""
-    with CephGateway() as server:
+    with MinioGateway() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def seaweed_server() -> Iterator[S3Server]:
+    """SeaweedFS; the test is skipped where it is not installed."""
+    yield from _where_installed(SeaweedServer())
+
+
+@pytest.fixture(scope="session")
+def ceph_server() -> Iterator[S3Server]:
+    """Ceph's gateway; the test is skipped where it is not installed."""
+    yield from _where_installed(CephGateway())
+
+
+def _where_installed(server: S3Server) -> Iterator[S3Server]:
+    try:
+        server.start()
+    except ServerMissing as missing:
+        pytest.skip(str(missing))
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="session")

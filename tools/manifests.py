@@ -4,7 +4,7 @@ With --runbooks URL every alert's `runbook_url` becomes that page, followed by t
 
 kustomize reads no file outside its own folder, and cannot wrap a list of groups in a resource. So there is one source
 of each, which Prometheus and its tests read, and a copy for the cluster. The users of NATS are those of `sightline up`,
-and the store's policies those of `deploy.s3.policies`.
+and the store's policies those of `services.infra.store_policies`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ import re
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for deploy, which is not installed
-
-from deploy.s3 import policies
+from services.infra import store_policies as policies
 from sightline.local.nats_users import ADMIN, USERS, authorization, password_variable
 
 ROOT = Path(__file__).resolve().parents[1]

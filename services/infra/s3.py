@@ -36,7 +36,7 @@ _MISSING = {"NoSuchKey", "NoSuchObject"}
 _BUSY = {"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "TooManyRequests", "NoSuchBucket"}
 _GARBLED = {"BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch"}  # what arrived is not what was sent
 _KEYS = {"InvalidAccessKeyId", "SignatureDoesNotMatch"}
-_OWNED = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}
+OWNED = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}
 
 
 def s3_client(settings: Settings, keys: KeyFiles | None = None, retries: int = 3) -> Minio:
@@ -45,7 +45,23 @@ def s3_client(settings: Settings, keys: KeyFiles | None = None, retries: int = 3
     With `s3_ca` it trusts only servers of that CA, reading the file at each new connection; StoreRefused if the file is
     unusable now. `keys`, if given, are used instead of the two fixed keys.
     """
-    ca, fixed = settings.s3_ca, (settings.s3_access_key, settings.s3_secret_key)
+    return Minio(
+        settings.s3_endpoint,
+        credentials=keys or fixed_keys(settings),
+        secure=settings.s3_secure,
+        region=settings.s3_region,
+        http_client=connections(settings, retries),
+    )
+
+
+def fixed_keys(settings: Settings) -> StaticProvider:
+    """The two keys of the settings."""
+    return StaticProvider(*(key.get_secret_value() for key in (settings.s3_access_key, settings.s3_secret_key)))
+
+
+def connections(settings: Settings, retries: int) -> PoolManager:
+    """Connections to the settings' server, as `s3_client` describes them."""
+    ca = settings.s3_ca
     if ca:
         try:
             check_ca(ca, ca.read_bytes())
@@ -53,13 +69,7 @@ def s3_client(settings: Settings, keys: KeyFiles | None = None, retries: int = 3
             raise StoreRefused(what=settings.s3_endpoint, code=f"{error}; see SIGHTLINE_S3_CA") from None
     retry = Retry(total=retries, backoff_factor=0.2, status_forcelist=(500, 502, 503, 504), raise_on_status=False)
     timeout = Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS)
-    return Minio(
-        settings.s3_endpoint,
-        credentials=keys or StaticProvider(*(key.get_secret_value() for key in fixed)),
-        secure=settings.s3_secure,
-        region=settings.s3_region,
-        http_client=PoolManager(maxsize=WORKERS, timeout=timeout, retries=retry, ca_certs=str(ca) if ca else None),
-    )
+    return PoolManager(maxsize=WORKERS, timeout=timeout, retries=retry, ca_certs=str(ca) if ca else None)
 
 
 class S3Blobs:
@@ -155,7 +165,7 @@ class S3Blobs:
             try:
                 self._client.make_bucket(self._bucket)
             except S3Error as error:
-                if error.code not in _OWNED or not self._client.bucket_exists(self._bucket):
+                if error.code not in OWNED or not self._client.bucket_exists(self._bucket):
                     raise
 
     def _put(self, key: str, data: bytes) -> None:

@@ -12,7 +12,7 @@ import pytest
 from minio import Minio, S3Error
 
 from tests.support import servers
-from tests.support.ceph import CephGateway
+from tests.support.s3 import S3Server
 from tests.support.servers import NatsServer, ServerFailed, ServerMissing
 
 
@@ -51,7 +51,7 @@ def test_a_missing_server_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch
         servers.find_program("promtool", "prometheus")
 
 
-def test_the_s3_server_keeps_objects_and_refuses_a_wrong_secret(s3_server: CephGateway) -> None:
+def test_the_s3_server_keeps_objects_and_refuses_a_wrong_secret(s3_server: S3Server) -> None:
     bucket = f"servers-{uuid.uuid4().hex[:8]}"
     client = Minio(s3_server.endpoint, s3_server.access_key, s3_server.secret_key, secure=False)
     client.make_bucket(bucket)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deploy.s3.policies import PROCESSES, policy
+from services.infra.store_policies import PROCESSES, policy
 
 OUTPUT = "arn:aws:s3:::sightline/results/*"
 

@@ -2,49 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from minio import Minio
-from minio.error import S3Error
 
-from deploy.s3.policies import PROCESSES, bucket_policy, text
 from services.infra.s3 import s3_client
 from sightline.demo.digits import DigitSet
 from sightline.local import programs
 from tests.e2e.conftest import Command, RunningStack
-from tests.support.ceph import CephGateway
+from tests.support.s3 import Keys, S3ServerWithUsers
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 BUCKET = "e2e-credentials"
-PLACES = (
-    *("datasets/d/u/packs/p", "datasets/d/u/features/f", "models/m/u/bundle/b", "uploads/u/x", "weights/w", "other"),
-    "feedback/2026-01-01/acme/m/x.jpg",
-    "batchPredictions/b/u/results.json",
-)
-MAY_READ = {
-    "dataset-api": {0, 1, 3},
-    "dataset-worker": {0, 1, 3},
-    "trainer-api": {0, 1, 2},
-    "trainer-worker": {0, 1, 2, 4},
-    "predictor": {2, 3, 6, 7},
-    "predictor-worker": {0, 1, 2, 3, 7},
-}
-MAY_WRITE = {
-    "dataset-api": {3},
-    "dataset-worker": {0, 1},
-    "trainer-api": {2},
-    "trainer-worker": {1, 2},
-    "predictor": {6},
-    "predictor-worker": {7},
-}
 
 
 @pytest.fixture(scope="module")
-def owner(s3_server: CephGateway) -> Minio:
+def owner(s3_server: S3ServerWithUsers) -> Minio:
     """The bucket's owner, who has made it."""
     client = s3_client(s3_server.settings())
     client.make_bucket(BUCKET)
@@ -52,16 +29,14 @@ def owner(s3_server: CephGateway) -> Minio:
 
 
 @pytest.fixture(scope="module")
-def keys(s3_server: CephGateway, owner: Minio) -> dict[str, tuple[str, str]]:
-    """The keys of each process's user, who may do what the policy of the bucket says."""
-    made = {process: s3_server.add_user(process) for process in PROCESSES}
-    owner.set_bucket_policy(BUCKET, text(bucket_policy(BUCKET, "arn:aws:iam:::user/{}")))
-    return made
+def keys(s3_server: S3ServerWithUsers, owner: Minio) -> Mapping[str, Keys]:
+    """The keys of each process's user."""
+    return s3_server.add_users(BUCKET)
 
 
 @pytest.fixture
 def running(
-    s3_server: CephGateway, keys: dict[str, tuple[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3_server: S3ServerWithUsers, keys: Mapping[str, Keys], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[RunningStack]:
     """A suite of which each process has its own keys of the store."""
     common = programs.environment
@@ -113,34 +88,3 @@ def _all_private(folder: Path) -> None:
     """Nothing that the suite wrote is open to other users."""
     for path in (folder, *folder.rglob("*")):
         assert path.stat().st_mode & 0o077 == 0, path
-
-
-@pytest.mark.parametrize("process", PROCESSES)
-def test_a_process_reads_and_writes_its_own_part_of_the_store_only(
-    process: str, keys: dict[str, tuple[str, str]], owner: Minio, s3_server: CephGateway, tmp_path: Path
-) -> None:
-    access, secret = keys[process]
-    client = s3_client(s3_server.settings(s3_access_key=access, s3_secret_key=secret))
-    file = tmp_path / "file"
-    file.write_bytes(b"x")
-    for root in ("", "projects/acme/"):
-        for number, place in enumerate(PLACES):
-            key = root + place
-            owner.fput_object(BUCKET, key, str(file))
-            its_place = not (root and place.startswith(("weights", "feedback")))  # of no project
-            allowed = number in MAY_READ[process] and its_place
-            assert _may(lambda key=key: client.get_object(BUCKET, key).close()) == allowed, key
-            allowed = number in MAY_WRITE[process] and its_place
-            assert _may(lambda key=key: client.fput_object(BUCKET, key, str(file))) == allowed, key
-            assert _may(lambda key=key: client.remove_object(BUCKET, key)) == allowed, key
-            owner.remove_object(BUCKET, key)
-
-
-def _may(call: Any) -> bool:
-    try:
-        call()
-    except S3Error as error:
-        if error.code != "AccessDenied":
-            raise
-        return False
-    return True

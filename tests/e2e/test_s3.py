@@ -10,7 +10,7 @@ import pytest
 from services.infra.s3 import s3_client
 from sightline.demo.digits import DigitSet
 from tests.e2e.conftest import Command, RunningStack
-from tests.support.ceph import CephGateway
+from tests.support.s3 import S3Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -18,7 +18,7 @@ BUCKET = "e2e-sightline"
 
 
 def test_the_suite_stores_its_blobs_in_s3(
-    s3_server: CephGateway, tmp_path: Path, images: tuple[DigitSet, DigitSet]
+    s3_server: S3Server, tmp_path: Path, images: tuple[DigitSet, DigitSet]
 ) -> None:
     secret = tmp_path / "secret"
     secret.write_text(s3_server.secret_key)

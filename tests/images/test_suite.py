@@ -21,10 +21,10 @@ from sightline.demo import digits
 from sightline.local.nats_users import ADMIN, USERS, authorization
 from sightline.local.ports import free_ports
 from tests.e2e.conftest import Command
-from tests.support.ceph import CephGateway
 from tests.support.certificates import Authority
 from tests.support.containers import Container
 from tests.support.manifests import APIS, GATEWAY, OURS, SERVERS, environment, template, workloads
+from tests.support.s3 import S3Server
 from tests.support.servers import NatsServer
 
 USER_ID = 10001
@@ -114,7 +114,7 @@ class Pods:
 def pods(
     request: pytest.FixtureRequest,
     images: Callable[[str], Container],
-    s3_server: CephGateway,
+    s3_server: S3Server,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Generator[Pods]:

@@ -35,8 +35,8 @@ from services.infra.jetstream_queue import JetStreamQueue
 from services.infra.jetstream_records import JetStreamRecords
 from sightline.client import signing_keys
 from sightline.local.nats_users import ADMIN, USERS, authorization
-from tests.support.ceph import CephGateway
 from tests.support.runtime import serving
+from tests.support.s3 import S3Server
 from tests.support.servers import ACK_WAIT, NatsServer, free_port
 
 
@@ -212,7 +212,7 @@ def store(**settings: Any) -> Any:
     return partial(check_store, settings=DoctorSettings(**settings))
 
 
-def s3(server: CephGateway, **changes: Any) -> Any:
+def s3(server: S3Server, **changes: Any) -> Any:
     settings = {
         "s3_endpoint": server.endpoint,
         "s3_access_key": server.access_key,
@@ -248,7 +248,7 @@ async def test_no_store_at_all_is_a_fault() -> None:
     assert "there is no store" in texts(await found("store", store()), Level.FAULT)
 
 
-async def test_a_good_s3_server_is_confirmed(s3_server: CephGateway) -> None:
+async def test_a_good_s3_server_is_confirmed(s3_server: S3Server) -> None:
     made = await found("store", s3(s3_server))
     assert not texts(made, Level.FAULT) + texts(made, Level.WARNING)
     good = texts(made, Level.OK)
@@ -256,13 +256,13 @@ async def test_a_good_s3_server_is_confirmed(s3_server: CephGateway) -> None:
         assert words in good
 
 
-async def test_a_wrong_secret_is_a_fault(s3_server: CephGateway) -> None:
+async def test_a_wrong_secret_is_a_fault(s3_server: S3Server) -> None:
     made = await found("store", s3(s3_server, s3_secret_key="wrong"))
     assert "cannot be used" in texts(made, Level.FAULT)
     assert s3_server.secret_key not in str(made)
 
 
-async def test_an_s3_server_that_is_down_is_a_fault(s3_server: CephGateway) -> None:
+async def test_an_s3_server_that_is_down_is_a_fault(s3_server: S3Server) -> None:
     made = await found("store", s3(s3_server, s3_endpoint=f"127.0.0.1:{free_port()}"))
     assert "cannot be used" in texts(made, Level.FAULT)
 

