@@ -78,11 +78,13 @@ async def request(stub: "PredictionServiceAsyncStub", image: bytes) -> None:
 
 
 async def cancelled(stub: "PredictionServiceAsyncStub", image: bytes) -> None:
-    """A stream that is given up with an image in work."""
+    """A stream that is given up with an image in work, once it has answered another: so the server has surely begun."""
     stream = stub.AnalyzeImages()
     one = pb.AnalyzeImageRequest(model_name=MODEL, image=image)
     with suppress(grpc.aio.AioRpcError, asyncio.CancelledError):  # the limit of streams may end it first
         await stream.write(pb.AnalyzeImagesRequest(id="1", request=one))
+        await stream.read()
+        await stream.write(pb.AnalyzeImagesRequest(id="2", request=one))
     stream.cancel()
 
 
