@@ -36,8 +36,7 @@ async function described() {
     total += sends ? body.size : 0;
     if (total > limit) throw tooLarge(total);
   }
-  const splits = [...options.querySelectorAll("[name=split]")], wanted = splits.filter((one) => one.checked).map((one) => one.value);
-  if (splits.length && !wanted.length) throw new Error(text.no_split);
+  const splits = [...document.querySelectorAll("#splits [name=split]")], wanted = splits.filter((one) => one.checked).map((one) => one.value);
   const choice = {form: options.elements.form.value || null, boxes: options.elements.boxes.value || null, splits: wanted.length < splits.length ? wanted : []};
   const whole = new Blob([JSON.stringify({name: dropped.name || text.dropped, files, ...choice}), "\n", ...parts]);
   if (whole.size > limit) throw tooLarge(whole.size);
@@ -58,7 +57,7 @@ async function content(file) {
 async function understand() {
   const turn = ++latest;
   trouble.replaceChildren();
-  understood.hidden = true;
+  form.querySelector("button").disabled = true;
   document.getElementById("reading").hidden = false;
   try {
     if (!dropped.files.length) throw new Error(text.no_files);
@@ -68,7 +67,7 @@ async function understand() {
     plan = found;
     show();
   } catch (error) {
-    if (turn === latest) fail(error);
+    if (turn === latest) { fail(error); understood.hidden = true; }
   }
   if (turn !== latest) return;
   document.getElementById("reading").hidden = true;
@@ -93,11 +92,11 @@ function show() {
   document.getElementById("notes").replaceChildren(...notes.map((line) => make("li", {}, line)));
   document.getElementById("notes").hidden = !notes.length;
   choose(plan.splits);
+  document.getElementById("boxes").hidden = !detection;
   const name = form.elements.id;
   if (!name.value || name.value === suggested) name.value = suggested = suggestion(dropped.name);
   form.querySelector("button").disabled = !plan.images.length;
-  understood.hidden = false;
-  understood.focus();
+  if (understood.hidden) { understood.hidden = false; understood.focus(); }
 }
 
 /** What a person should know before the upload. */
@@ -194,12 +193,18 @@ async function take(gathered) {
   try {
     dropped = await gathered;
   } catch { fail(new Error(text.not_zip)); return; }
+  understood.hidden = true;
   options.reset();
   choose({});
   await understand();
 }
 
 options.addEventListener("change", understand);
+document.getElementById("splits").addEventListener("change", ({target}) => {
+  if (document.querySelector("#splits :checked")) { understand(); return; }
+  target.checked = true;
+  fail(new Error(text.no_split));
+});
 options.addEventListener("submit", (event) => event.preventDefault());
 document.getElementById("folder").addEventListener("change", ({target}) => { if (target.files.length) take(chosen(target.files)); });
 document.getElementById("zip").addEventListener("change", ({target}) => { if (target.files[0]) take(zipped(target.files[0])); });
