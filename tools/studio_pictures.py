@@ -65,6 +65,8 @@ def take(browser: Browser, url: str, picture: Path, width: int, scheme: str, *, 
         viewport={"width": width, "height": HEIGHT}, color_scheme="dark" if scheme == "dark" else "light"
     )
     page.goto(url, wait_until="networkidle")
+    page.evaluate("document.querySelectorAll('img').forEach((image) => { image.loading = 'eager'; })")
+    page.wait_for_load_state("networkidle")
     page.wait_for_timeout(500)
     page.screenshot(path=picture, type="jpeg", quality=70, full_page=whole)
     page.close()

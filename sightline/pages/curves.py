@@ -102,7 +102,6 @@ def reliability(bins: Sequence[Reliable], axes: Axes, words: str) -> Markup:
         return Markup()
     square, most = _Square(SQUARE), max(one.count for one in bins)
     parts = [square.diagonal()]
-    parts.append(tag("polyline", class_="fit", points=square.points([(one.confidence, one.accuracy) for one in bins])))
     for one in bins:
         x, radius = square.x(one.confidence), max(_LEAST, _MOST * math.sqrt(one.count / most))
         said = {"confidence": f"{100 * one.confidence:.0f} %", "accuracy": f"{100 * one.accuracy:.0f} %"}

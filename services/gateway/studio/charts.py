@@ -11,7 +11,7 @@ from sightline.pages import charts, curves
 from sightline.pages.curves import Axes, Measured, Reliable
 from sightline.pages.markup import Markup
 from sightline.v1.insight_pb2 import LearningCurve
-from sightline.v1.performance_pb2 import CalibrationBin, ConfusionMatrix, ModelPerformance
+from sightline.v1.performance_pb2 import CalibrationBin, ConfusionMatrix, ModelPerformance, PrecisionRecallCurve
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +61,14 @@ def learning_curve(curve: LearningCurve, text: Text) -> Markup:
 
 
 def tradeoffs(performance: ModelPerformance, names: Iterable[str], text: Text) -> list[Tradeoff]:
-    """The curves of these categories, in this order, without those that have none."""
+    """The curves of these categories, in this order, without those that have none or are perfect."""
     found = performance.precision_recall_curves
-    return [_tradeoff(performance, name, text) for name in names if name in found and found[name].recalls]
+    return [_tradeoff(performance, name, text) for name in names if name in found and _falls(found[name])]
+
+
+def _falls(curve: PrecisionRecallCurve) -> bool:
+    """Whether it has anything but full precision up to full recall."""
+    return any(precision < 1 for precision in curve.precisions) or (bool(curve.recalls) and curve.recalls[-1] < 1)
 
 
 def _tradeoff(performance: ModelPerformance, name: str, text: Text) -> Tradeoff:

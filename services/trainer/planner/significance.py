@@ -1,6 +1,7 @@
 """Whether one of two models is better than the other: a paired test on the images that both predicted. No torch.
 
-Classifiers: McNemar's test of top-1 accuracy (1947), which counts only images that exactly one of them got right, and
+Classifiers: McNemar's test of top-1 accuracy (1947), which counts only images that exactly one of them got right, less
+half an image, as four images of one kind and none of the other would otherwise be certain; and
 Tango's interval (1998, "Equivalence test and confidence interval for the difference in proportions for the
 paired-sample design"), the differences that the same test does not reject. Detectors: a paired bootstrap over images of
 mAP at IoU 0.50, whose variance is taken around the difference that is tested, as McNemar's is: so a few images that all
@@ -20,6 +21,7 @@ from services.vision.detection_metrics import resampled
 from services.vision.intervals import CONFIDENCE_Z
 
 MAX_LEFT_OUT = 20  # names of categories
+HALF = 0.5  # of an image, by which every difference is less certain than it looks
 _HALVINGS = 60
 
 
@@ -68,7 +70,7 @@ def _of_classifiers(first: Outcomes, second: Outcomes) -> Significance | None:
         first=(both + only_first) / count,
         second=(both + only_second) / count,
         interval=paired_interval(only_first, only_second, count),
-        p_value=two_sided(_score(only_first, only_second, count)(0.0)),
+        p_value=paired_p_value(only_first, only_second, count),
         image_count=count,
         left_out_images=len(first.image_ids) + len(second.image_ids) - 2 * count,
         only_first=only_first,
@@ -103,6 +105,11 @@ def _of_detectors(first: DetectorPredictions, second: DetectorPredictions) -> Si
     )
 
 
+def paired_p_value(only_first: int, only_second: int, count: int) -> float:
+    """McNemar's, of `count` images of which so many only the first, or only the second, got right."""
+    return two_sided(_score(only_first, only_second, count)(0.0))
+
+
 def paired_interval(only_first: int, only_second: int, count: int) -> Interval:
     """The interval at 95 % of how much larger the second's share of `count` images is (Tango, 1998)."""
     score, point = _score(only_first, only_second, count), (only_second - only_first) / count
@@ -125,18 +132,19 @@ def two_sided(deviation: float) -> float:
 
 
 def _score(only_first: int, only_second: int, count: int) -> Callable[[float], float]:
-    """By how many standard errors the observed difference exceeds a given one, which falls as that grows."""
+    """By how many standard errors the observed difference, less half an image, exceeds a given one."""
 
     def score(difference: float) -> float:
         excess = only_second - only_first - count * difference
-        if not excess:
+        counted = math.copysign(max(0.0, abs(excess) - HALF), excess)
+        if not counted:
             return 0.0
         # The share that only the first gets right, at its most likely if this were the true difference.
         b = (2 * count - only_second + only_first) * difference - only_first - only_second
         c = -only_first * difference * (1 - difference)
         share = (math.sqrt(max(0.0, b * b - 8 * count * c)) - b) / (4 * count)
         variance = count * (2 * share + difference * (1 - difference))
-        return excess / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, excess)
+        return counted / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, excess)
 
     return score
 

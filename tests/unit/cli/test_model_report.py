@@ -108,7 +108,7 @@ def test_the_page_says_how_good_the_model_is_what_it_cost_and_what_to_do(sightli
         assert said in page.text, said
     headings = [text for text in page.texts if text in ("Quality", "Categories", "Confusion", "Trials", "Ledger")]
     assert headings == ["Quality", "Categories", "Confusion", "Trials", "Ledger"]
-    assert len(page.all("polyline")) == 2 + 2 + 1 + 1  # two categories' precision, twice, calibration, the fitted law
+    assert len(page.all("polyline")) == 2 + 2 + 1  # two categories' precision, twice, and the fitted law
     assert len(page.all("circle")) == 2 + 3
 
 

@@ -237,7 +237,9 @@ def test_precision_falls_from_left_to_right_as_recall_grows_and_the_suggested_th
     tag = TagPerformance(precision=0.5, recall=1.0, suggested_threshold=0.2)
     curve = PrecisionRecallCurve(thresholds=[0.9, 0.2], precisions=[1, 0.5], recalls=[0.5, 1])
     performance = ModelPerformance(precision_recall_curves={"a": curve}, tag_performance={"a": tag})
-    (drawn,) = tradeoffs(performance, ["a", "has none"], Text())
+    perfect = PrecisionRecallCurve(thresholds=[0.9, 0.8], precisions=[1, 1], recalls=[0.5, 1])
+    performance.precision_recall_curves["perfect"].CopyFrom(perfect)
+    (drawn,) = tradeoffs(performance, ["a", "has none", "perfect"], Text())
     page = Page(drawn.drawing)
     assert page.all("polyline")[0]["points"] == "48.0,20.0 128.0,20.0 208.0,100.0"
     assert [(dot["cx"], dot["cy"]) for dot in page.all("circle")] == [("208.0", "100.0")]

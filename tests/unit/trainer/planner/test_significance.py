@@ -14,7 +14,13 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.stats import chi2
 
-from services.trainer.planner.significance import Significance, paired_interval, significance, two_sided
+from services.trainer.planner.significance import (
+    Significance,
+    paired_interval,
+    paired_p_value,
+    significance,
+    two_sided,
+)
 from services.trainer.predictions import AnyPredictions, Column, Predictions, read_outcomes
 from tests.unit.trainer.planner.test_comparison import of_images
 from tests.unit.trainer.support import detections, predictions
@@ -58,7 +64,8 @@ def score(only_first: int, only_second: int, count: int, difference: float) -> f
     found: Any = minimize_scalar(unlikelihood, bounds=bounds, method="bounded", options={"xatol": 1e-12})
     share = float(found.x)
     variance = count * (2 * share + difference - difference**2)
-    return (only_second - only_first - count * difference) / math.sqrt(variance)
+    excess = only_second - only_first - count * difference
+    return (excess - math.copysign(0.5, excess)) / math.sqrt(variance)
 
 
 def test_the_test_is_mcnemars_and_the_values_are_those_of_the_common_images() -> None:
@@ -66,7 +73,7 @@ def test_the_test_is_mcnemars_and_the_values_are_those_of_the_common_images() ->
     assert (found.metric, found.image_count, found.left_out_images) == ("accuracy_top1", 100, 0)
     assert (found.first, found.second, found.difference) == (0.84, 0.93, pytest.approx(0.09))
     assert (found.both, found.only_first, found.only_second) == (80, 4, 13)
-    assert found.p_value == pytest.approx(chi2.sf((13 - 4) ** 2 / (13 + 4), 1))
+    assert found.p_value == pytest.approx(chi2.sf((13 - 4 - 0.5) ** 2 / (13 + 4), 1))
 
 
 @pytest.mark.parametrize(("only_first", "only_second", "count"), [(4, 13, 100), (1, 7, 9), (0, 5, 44), (30, 30, 500)])
@@ -102,8 +109,13 @@ def test_of_models_of_equal_quality_one_in_twenty_pairs_is_told_apart() -> None:
     for _ in range(2000):
         disagree = random.binomial(120, 0.15)
         only_first = int(random.binomial(disagree, 0.5))
-        told += two_sided((disagree - 2 * only_first) / max(1.0, math.sqrt(disagree))) < 0.05
-    assert 0.03 < told / 2000 < 0.065
+        told += paired_p_value(only_first, int(disagree) - only_first, 120) < 0.05
+    assert 0.02 < told / 2000 < 0.055
+
+
+def test_a_handful_of_images_decides_nothing() -> None:
+    assert paired_p_value(0, 4, 60) > 0.05 > paired_p_value(0, 5, 60)
+    assert paired_p_value(0, 1, 60) > 0.5
 
 
 def test_images_that_only_one_predicted_do_not_count() -> None:
