@@ -63,10 +63,12 @@ class Turns:
 
     def _admit(self) -> None:
         while (caller := self._next()) is not None:
-            waiting = self._waiting[caller].popleft()
-            self._waiting.move_to_end(caller)
-            if not self._waiting[caller]:
-                del self._waiting[caller]
+            waiting = self._waiting[caller][0]
+            self._remove(caller, waiting)
+            if waiting.turn.done():  # its task was cancelled, and has not run since
+                continue
+            if caller in self._waiting:
+                self._waiting.move_to_end(caller)
             self._running[caller] += 1
             self._admitted_bytes += self._counted(waiting.size_bytes)
             waiting.turn.set_result(None)
@@ -97,11 +99,14 @@ class Turns:
         self._admit()
 
     def _forget(self, caller: str, waiting: _Waiting) -> None:
-        queue = self._waiting[caller]
-        queue.remove(waiting)
-        if not queue:
+        if waiting in self._waiting.get(caller, ()):
+            self._remove(caller, waiting)
+            self._admit()  # what it kept from running may run
+
+    def _remove(self, caller: str, waiting: _Waiting) -> None:
+        self._waiting[caller].remove(waiting)
+        if not self._waiting[caller]:
             del self._waiting[caller]
-        self._admit()  # what it kept from running may run
 
     def _note(self) -> None:
         self._telemetry.set(WAITING, sum(map(len, self._waiting.values())))

@@ -36,6 +36,12 @@ class Crowd:
         self._tasks[name].cancel()
         await self._settle()
 
+    async def leave_while(self, name: str, other: str) -> None:
+        """One leaves at the very moment at which another gives its place back."""
+        self._ends[other].set()
+        self._tasks[name].cancel()  # it runs after the other, whose event was set before
+        await self._settle()
+
     async def _work(self, name: str, size_bytes: int) -> None:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self.turns.turn(name[0], size_bytes))
@@ -102,3 +108,15 @@ async def test_who_goes_away_at_the_moment_of_admission_keeps_no_place() -> None
     crowd._tasks["b1"].cancel()
     await crowd.come("c1")
     assert crowd.running == ["c1"]
+
+
+@pytest.mark.parametrize("size_bytes", [1, 60])
+async def test_a_place_that_becomes_free_as_the_next_in_turn_leaves_goes_to_the_one_after(size_bytes: int) -> None:
+    crowd = Crowd(total=1)
+    await crowd.come("a1", "a2", "b1", size_bytes=size_bytes)
+    await crowd.leave_while("a2", "a1")
+    assert crowd.running == ["b1"]
+    await crowd.end("b1")
+    await crowd.come("a3")
+    assert crowd.running == ["a3"]
+    assert crowd.telemetry.value(WAITING) == 0
