@@ -22,6 +22,7 @@ from services.dataset.upload_records import UploadReconciler, UploadRecord, Uplo
 from services.infra import audit_rpc, observe, processes
 from services.infra.audit_log import open_log
 from services.infra.broker import open_broker
+from services.infra.jetstream import ANSWER_SECONDS, PATIENT_SECONDS
 from services.infra.quota_file import limits_of
 from services.infra.server import Server, Service
 from services.infra.store import open_blobs
@@ -79,10 +80,10 @@ class _Ports:
 @asynccontextmanager
 async def _ports(settings: DatasetSettings, role: Role) -> AsyncGenerator[_Ports]:
     name = f"dataset-{role}"
-    exported = metrics.API if role is Role.API else metrics.WORKER
+    exported, seconds = (metrics.API, ANSWER_SECONDS) if role is Role.API else (metrics.WORKER, PATIENT_SECONDS)
     with observe.measured(name, settings, exported) as telemetry:
         blobs = await open_blobs(settings, telemetry)
-        async with open_broker(settings, name, telemetry) as (records, queue):
+        async with open_broker(settings, name, telemetry, seconds) as (records, queue):
             yield _Ports(blobs, records, queue, telemetry)
 
 

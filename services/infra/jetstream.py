@@ -26,7 +26,8 @@ from sightline.local.nats import SYNC_ALWAYS_SINCE
 T = TypeVar("T")
 RECONNECT_SECONDS = 0.5  # between attempts
 CLOSED_SECONDS = 0.5  # between checks whether the connection is closed for good
-ANSWER_SECONDS = 1.8  # for a call with all its attempts: an api says UNAVAILABLE within two seconds
+ANSWER_SECONDS = 1.8  # for a call of an api with all its attempts: it says UNAVAILABLE within two seconds
+PATIENT_SECONDS = 5.0  # for a call of a worker, whom nobody waits for
 REQUEST_SECONDS = 5.0
 PAUSE_SECONDS = 0.2
 ATTEMPTS = 5

@@ -13,7 +13,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, Header, RetentionPolicy, StorageType, StreamConfig
 
-from services.infra.jetstream import PAUSE_SECONDS, REQUEST_SECONDS, ask, ensure_stream, is_back
+from services.infra.jetstream import ANSWER_SECONDS, PAUSE_SECONDS, REQUEST_SECONDS, ask, ensure_stream, is_back
 from services.kit.errors import Unavailable
 from services.kit.log import Log
 from services.kit.queue import DUPLICATE_WINDOW, check_kind
@@ -73,6 +73,7 @@ class JetStreamQueue:
         stream: str = STREAM,
         subjects: str = "jobs",
         replicas: int = 1,
+        answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
         self._connection = connection
         self._js = connection.jetstream(timeout=REQUEST_SECONDS)
@@ -80,6 +81,7 @@ class JetStreamQueue:
         self._stream = stream
         self._subjects = subjects
         self._replicas = replicas
+        self._answer_seconds = answer_seconds
         self._ready: set[str] = set()
 
     async def ensure_stream(self) -> None:
@@ -104,6 +106,7 @@ class JetStreamQueue:
                 "the queue",
                 lambda: self._js.publish(subject, body, headers=headers),
                 self.ensure_stream,
+                self._answer_seconds,
             )
         except nats.js.errors.Error as error:
             raise Unavailable(what="The queue", problem=str(error)) from error
@@ -142,6 +145,7 @@ class JetStreamQueue:
                 "the queue",
                 lambda: self._js.consumer_info(self._stream, kind),
                 lambda: self._ensure_consumer(kind, subject),
+                self._answer_seconds,
             )
         except nats.js.errors.Error as error:
             raise Unavailable(what="The queue", problem=str(error)) from error

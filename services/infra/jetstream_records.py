@@ -69,12 +69,14 @@ class JetStreamRecords:
         replicas: int = 1,
         heartbeat: timedelta = timedelta(seconds=1),
         tombstone_age: timedelta = timedelta(hours=1),
+        answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
         self._connection = connection
         self._js = connection.jetstream(timeout=REQUEST_SECONDS)
         self._stream = f"KV_{bucket}"
         self._prefix = f"$KV.{bucket}."
         self._replicas = replicas
+        self._answer_seconds = answer_seconds
         self._heartbeat = heartbeat.total_seconds()
         self._tombstone_age = tombstone_age
         self._tombstones: deque[tuple[datetime, str, int]] = deque(maxlen=100_000)  # when, subject, revision
@@ -145,8 +147,8 @@ class JetStreamRecords:
         except nats.js.errors.APIError as error:
             raise Unavailable(what="The store of records", problem=str(error)) from error
 
-    async def _ask(self, call: Callable[[], Awaitable[T]], seconds: float = ANSWER_SECONDS) -> T:
-        return await ask(self._connection, "The store of records", call, self.ensure, seconds)
+    async def _ask(self, call: Callable[[], Awaitable[T]], seconds: float | None = None) -> T:
+        return await ask(self._connection, "The store of records", call, self.ensure, seconds or self._answer_seconds)
 
     async def _sweep(self) -> None:
         """Removes a few old tombstones; a key that was created again keeps its record."""

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import ParamSpec, TypeVar
+from xml.etree.ElementTree import ParseError
 
 from minio import Minio
 from minio.credentials.credentials import Credentials
@@ -208,6 +209,8 @@ class S3Blobs:
         with self._failing(key):
             response = self._client.get_object(self._bucket, key, offset=start, length=length or 0)
             try:
+                if not {"Content-Length", "Transfer-Encoding"} & response.headers.keys():
+                    raise _CutShort  # within its head: its body would pass for an empty one
                 yield response
             finally:
                 response.close()
@@ -215,7 +218,10 @@ class S3Blobs:
 
     def _stat(self, key: str) -> BlobInfo:
         with self._failing(key):
-            return BlobInfo(key, self._client.stat_object(self._bucket, key).size or 0)
+            found = self._client.stat_object(self._bucket, key)
+            if "Content-Length" not in (found.metadata or ()):
+                raise _CutShort
+            return BlobInfo(key, found.size or 0)
 
     def _list(self, prefix: str) -> Iterator[BlobInfo]:
         last: str | None = None
@@ -252,10 +258,14 @@ class S3Blobs:
             if error.code in _BUSY | _GARBLED or error.response.status >= 500:
                 raise Unavailable(what=store, problem=f"{error.code}: {error.message}") from error
             raise StoreRefused(what=f"{self._bucket}/{key}", code=f"{error.code}: {error.message}") from error
-        except (ServerError, InvalidResponseError, HTTPError) as error:
+        except (ServerError, InvalidResponseError, HTTPError, ParseError, _CutShort) as error:
             raise Unavailable(what=store, problem=_brief(error)) from error
         except MinioException as error:
             raise StoreRefused(what=f"{self._bucket}/{key}", code=_brief(error)) from error
+
+
+class _CutShort(Exception):
+    """An answer that ends before it says how long it is."""
 
 
 class _BeyondTheEnd(Exception):

@@ -27,12 +27,17 @@ async def publish(queue: Queue, kind: str, job: Job, dedup_id: str = "") -> None
     await queue.publish(kind, codec.encode(job), dedup_id)
 
 
-async def announce(queue: Queue, kind: str, job: Job, dedup_id: str = "") -> None:
-    """Announces work that is already on record, so an outage is no failure: a reconciler announces it again."""
+async def announce(queue: Queue, kind: str, job: Job, dedup_id: str = "") -> bool:
+    """Announces work that is already on record, so an outage is no failure: a reconciler announces it again.
+
+    Returns whether the queue has the job.
+    """
     try:
         await publish(queue, kind, job, dedup_id)
     except Unavailable as error:
         _log.warning("job_not_announced", name=job.name, problem=error.message)
+        return False
+    return True
 
 
 def handler(work: Callable[[str], Awaitable[object]]) -> Handler:

@@ -14,6 +14,7 @@ from pathlib import Path
 from services.infra import observe, processes, tls
 from services.infra.broker import open_broker
 from services.infra.channel import open_channel
+from services.infra.jetstream import PATIENT_SECONDS
 from services.infra.quota_file import limits_of
 from services.infra.server import Server, Service
 from services.infra.store import open_blobs
@@ -127,7 +128,9 @@ async def work(settings: PredictorSettings, stop: asyncio.Event) -> None:
     async with AsyncExitStack() as stack:
         telemetry = stack.enter_context(observe.measured("predictor-worker", settings, metrics.WORKER))
         models, blobs = await _trainer(settings, stack), await open_blobs(settings, telemetry)
-        records, queue = await stack.enter_async_context(open_broker(settings, "predictor-worker", telemetry))
+        records, queue = await stack.enter_async_context(
+            open_broker(settings, "predictor-worker", telemetry, PATIENT_SECONDS)
+        )
         predictor = LazyPredictor(
             _replica(Role.WORKER, settings, stack, models, blobs, telemetry), settings.batch_idle_seconds
         )

@@ -14,6 +14,7 @@ from pathlib import Path
 from services.infra import observe, processes, tls
 from services.infra.broker import open_broker
 from services.infra.channel import open_channel
+from services.infra.jetstream import PATIENT_SECONDS
 from services.infra.quota_file import limits_of
 from services.infra.server import Server, Service
 from services.infra.store import open_blobs
@@ -158,7 +159,9 @@ async def work(settings: TrainerSettings, stop: asyncio.Event, *, once: bool = F
         pool = ChildPool(settings.threads, command, hang_seconds=settings.hang_seconds, spares=not once)
         stack.push_async_callback(pool.close)
         pool.prepare()
-        records, queue = await stack.enter_async_context(open_broker(settings, "trainer-worker", telemetry))
+        records, queue = await stack.enter_async_context(
+            open_broker(settings, "trainer-worker", telemetry, PATIENT_SECONDS)
+        )
         root = settings.work_dir or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sightline-worker-")))
         workspace = Workspace(root, await open_blobs(settings, telemetry))
         workspace.clear()

@@ -455,6 +455,25 @@ async def test_a_whole_blob_that_was_changed_in_the_store_is_refused(s3_server: 
     assert names_in(tmp_path) == {"file"}
 
 
+@pytest.mark.parametrize("answer", ["HTTP/1.1 200 OK\r\nETa", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n<?xml"])
+async def test_an_answer_that_ends_early_is_unavailable(answer: str, tmp_path: Path) -> None:
+    async def cut_short(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer.encode())
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(cut_short, "127.0.0.1", 0)
+    blobs = S3Blobs(s3_client(unsigned(server.sockets[0].getsockname()[1]), retries=0))
+    with pytest.raises(Unavailable):
+        await keys(blobs)
+    if "Length" not in answer:
+        for call in (blobs.get("key"), blobs.get_file("key", tmp_path / "out"), blobs.stat("key")):
+            with pytest.raises(Unavailable):
+                await call
+    server.close()
+
+
 async def test_a_body_that_was_damaged_on_its_way_is_read_again(tmp_path: Path) -> None:
     bodies = [b"whale", b"whole", b"while", b"whole"]
 

@@ -17,8 +17,16 @@ from tests.support.s3 import Keys, S3ServerWithUsers, answers
 from tests.support.servers import ServerFailed, find_program, free_port, wait_until
 
 FORMAT_SECONDS = 20.0
-# No cache and no background work: what is stored is what the gateway answers with.
-OPTIONS = ("--multi-buckets", "--no-banner", "--no-usage-report", "--no-bgjob", "--backup-meta=0", "--cache-size=0")
+# No cache and no background work: what is stored is what the gateway answers with, metadata included.
+OPTIONS = (
+    "--multi-buckets",
+    "--object-meta",
+    "--no-banner",
+    "--no-usage-report",
+    "--no-bgjob",
+    "--backup-meta=0",
+    "--cache-size=0",
+)
 
 
 class MinioGateway(S3ServerWithUsers):

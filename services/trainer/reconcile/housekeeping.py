@@ -64,9 +64,9 @@ class Housekeeping:
         await self._announce_all(due)
 
     async def announce(self, name: str, work: Work) -> None:
-        """Publishes a job for due work."""
-        self._announced[name] = jobs.dedup_key(name, work), self._clock.monotonic()
-        await jobs.announce(self._queue, name, work)
+        """Publishes a job for due work; in an outage of the queue, the next pass does."""
+        if await jobs.announce(self._queue, name, work):
+            self._announced[name] = jobs.dedup_key(name, work), self._clock.monotonic()
 
     async def _announce_all(self, due: list[Trial | Evaluation | Estimate | Export]) -> None:
         """Announces newly due work at once, and older work again if the queue has fewer jobs than there is due work.

@@ -13,6 +13,9 @@ def dedup_key(name: str, work: Work) -> str:
     return f"{name}/{work.create_time.isoformat()}/{work.lease.epoch}/{expires}"
 
 
-async def announce(queue: Queue, name: str, work: Work) -> None:
-    """Publishes a job for due work; the queue drops repeats with the same key within two minutes."""
-    await jobs.announce(queue, KIND, jobs.Job(name, work.attempt), dedup_key(name, work))
+async def announce(queue: Queue, name: str, work: Work) -> bool:
+    """Publishes a job for due work; the queue drops repeats with the same key within two minutes.
+
+    Returns whether the queue has the job.
+    """
+    return await jobs.announce(queue, KIND, jobs.Job(name, work.attempt), dedup_key(name, work))

@@ -19,7 +19,7 @@ from sightline.local import die_with_parent
 from sightline.local.programs import is_serving
 from tests.chaos.campaign.broker import SERVERS, Broker
 from tests.chaos.campaign.links import Network
-from tests.support.ceph import CephGateway
+from tests.support.s3 import S3Server
 from tests.support.servers import ServerFailed, free_port, tail
 
 LEASE_SECONDS = 3.0
@@ -109,7 +109,7 @@ class Installation:
         self,
         folder: Path,
         broker: Broker,
-        store: CephGateway,
+        store: S3Server,
         network: Network,
         *,
         replicas: int,

@@ -72,6 +72,7 @@ class Link:
         self._writers.add(writer)
         try:
             if self._mode is Mode.CUT:
+                self.spoiled[Mode.CUT] += 1
                 return self._break(writer)
             if self._mode is Mode.ERRORS and self._strikes():
                 return await _refuse(reader, writer)
@@ -93,6 +94,7 @@ class Link:
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, answers: bool) -> None:
         """Copies until the end or a disturbance; then both directions end."""
         while data := await source.read(CHUNK_BYTES):
+            self.spoiled[Mode.HANG] += self._mode is Mode.HANG
             await self._flowing.wait()
             if self._mode is Mode.CRAWL:
                 self.spoiled[self._mode] += 1

@@ -32,6 +32,7 @@ class Caller:
     def __init__(self, number: int, seed: str, api: Api, uri: str) -> None:
         self.name = f"c{number}"
         self.kept: list[Kept] = []
+        self.abandoned: list[str] = []  # stories that a violation ended, which leave everything behind
         self._seed, self._own, self._api = seed, "", api
         routes = Random(f"{seed}/{self.name}")
         self.datasets, self.models = Datasets(api, routes, uri), Models(api, routes)
@@ -44,10 +45,9 @@ class Caller:
             try:
                 self._story(f"{self.name}-{number}")
                 self._api.tally.count("stories")
-            except Violation as broken:
-                self._api.tally.violated(str(broken))
-            except Refused as error:
-                self._api.tally.violated(f"story {self.name}-{number}: {error}")
+            except (Violation, Refused) as broken:
+                self.abandoned.append(f"{self.name}-{number}")
+                self._api.tally.violated(f"story {self.name}-{number}: {broken}")
 
     def prepare(self, name: str) -> None:
         """Trains the model of this name on a dataset of this name, and has every predictor load it."""

@@ -410,6 +410,23 @@ async def test_trials_of_a_deleted_model_of_the_same_name_are_removed_and_the_ne
         assert {trial.model_uid for trial in at.store.trials_of(NAME)} == {"uid2"}
 
 
+async def test_work_that_an_outage_kept_from_being_announced_is_announced_by_the_next_pass(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def away(*_: object) -> None:
+        raise Unavailable(what="the queue", problem="it is away")
+
+    async with world() as at:
+        coordinator, publish = at.coordinator(), at.queue.publish
+        await at.create(training())
+        monkeypatch.setattr(at.queue, "publish", away)
+        await coordinator.reconcile()
+        monkeypatch.setattr(at.queue, "publish", publish)
+        await at.queue.publish(jobs.KIND, b"of other work, which hides that one is lost")
+        await coordinator.reconcile()
+        assert len(at.queue.jobs[jobs.KIND]) == 2
+
+
 async def test_work_that_a_worker_gives_back_is_announced_at_once() -> None:
     async with world() as at:
         await at.create(training())
