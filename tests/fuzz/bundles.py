@@ -14,6 +14,7 @@ from random import Random
 
 from services.kit.errors import BundleUnusable, Unavailable
 from services.kit.memory import MemoryBlobs
+from services.kit.telemetry import MemoryTelemetry
 from services.predictor.bundles import BundleSource
 from services.predictor.domain import Bundle
 from services.predictor.engines import load
@@ -22,6 +23,7 @@ from services.vision.backbones import build
 from services.vision.card import CARD_FILE, DIGESTS_FILE, WEIGHTS_FILE
 from services.vision.packs import PackUnusable, description_of, file_digest, read_pack, require_fit
 from services.vision.sealing import digest_of, seal
+from services.vision.signing import SignatureRule, Verifier
 from services.vision.weights import load_strictly, read_tensors
 from tests.fuzz.mutations import mutated, mutated_json
 from tests.fuzz.target import Execute, outcome_of, target
@@ -55,7 +57,9 @@ async def bundles(folder: Path) -> AsyncGenerator[Execute]:
     blobs = MemoryBlobs()
     with ThreadPoolExecutor(1) as workers:
         loader = partial(load, device="cpu", threads=1)
-        source = BundleSource(blobs, folder / "cache", loader, workers, _at_once)
+        source = BundleSource(
+            blobs, folder / "cache", loader, workers, _at_once, Verifier((), SignatureRule.OFF, MemoryTelemetry())
+        )
 
         async def execute(random: Random) -> str:
             files = whole | {}

@@ -24,6 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from services.infra.files import FolderBlobs
 from services.kit.errors import BundleUnusable, Unavailable
+from services.kit.telemetry import MemoryTelemetry
 from services.predictor.bundles import BundleSource
 from services.predictor.domain import Bundle
 from services.predictor.engines import load
@@ -31,12 +32,14 @@ from services.vision import bundle, graph_tracing
 from services.vision.backbones import build
 from services.vision.packs import PackUnusable, description_of, read_pack, require_fit
 from services.vision.sealing import seal
+from services.vision.signing import SignatureRule, Verifier
 from services.vision.weights import load_strictly, read_tensors
 from tests.support.classifiers import classifier_of
 from tests.support.packs import SQUEEZENET, add_description, write_weights
 from tests.unit.predictor.support import card
 
 KEY = "models/m/v/"
+UNSIGNED = Verifier((), SignatureRule.OFF, MemoryTelemetry())
 Spoil = Callable[[Path], object]
 
 
@@ -218,7 +221,9 @@ async def loading(folder: Path, digest: str = "") -> object:
     for file in (folder / "model").iterdir():
         await blobs.put_file(KEY + file.name, file)
     with ThreadPoolExecutor(1) as workers:
-        source = BundleSource(blobs, folder / "cache", partial(load, device="cpu", threads=1), workers, at_once)
+        source = BundleSource(
+            blobs, folder / "cache", partial(load, device="cpu", threads=1), workers, at_once, UNSIGNED
+        )
         loaded = await source.load(Bundle("models/m", "v", f"s3://sightline/{KEY}", digest))
     return loaded.runner
 
