@@ -127,6 +127,11 @@ coverage: setup ## Run every test, and print the lines that none of them ran in 
 attack: setup ## Attack a dataset api and a predictor in every known way; BEFORE=folder has the source of a version to compare with
 	@$(BIN)/python -m tests.attack $(if $(BEFORE),--before $(BEFORE))
 
+.PHONY: fuzz
+fuzz: setup ## Feed hostile input to everything that parses; EXECUTIONS= of each target, TARGET= some of them, SEED=, FIRST= to repeat one
+	@$(BIN)/python -W ignore -m tests.fuzz $(if $(EXECUTIONS),--executions $(EXECUTIONS)) $(if $(TARGET),--target $(TARGET)) \
+	  $(if $(SEED),--seed $(SEED)) $(if $(FIRST),--first $(FIRST))
+
 .PHONY: test-images
 test-images: setup ## Build the container images for real and run them; needs root
 	@tools/system-packages images

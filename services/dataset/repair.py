@@ -4,6 +4,7 @@
 that nothing else in the file means. What cannot be meant is a finding for each image and annotation.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -123,17 +124,21 @@ def number_of(value: object) -> int | float | None:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     if not isinstance(value, str):
-        return value
+        return _finite(value)
     text = value.strip()
     if not text.isascii() or "_" in text:
         return None
     for read in (int, float):
         try:
-            number = read(text)
-            return number if abs(number) < float("inf") else None
+            return _finite(read(text))
         except ValueError:
             continue
     return None
+
+
+def _finite(number: float) -> int | float | None:
+    """The number; None if it is more than a `float` holds, which whole numbers of any length in JSON may be."""
+    return number if abs(number) <= sys.float_info.max else None
 
 
 def _text(value: object) -> str | None:

@@ -10,6 +10,7 @@ from services.dataset.domain import DatasetRecord, FindingCounts
 from services.dataset.finding_rules import Severity
 from services.dataset.findings import Finding, FindingLog, count
 from services.dataset.rows import Row, Rows
+from services.kit import codec
 from services.kit.blobs import Blobs
 from services.vision.snapshot import Groups, Manifest, Shard, read_manifest, write_groups
 
@@ -95,17 +96,17 @@ async def put_rows(blobs: Blobs, prefix: str, count: int, chunks: list[list[Rows
 async def get_rows(blobs: Blobs, prefix: str, number: int) -> list[Row]:
     """A chunk's input."""
     chunks = msgspec.msgpack.decode(await blobs.get(rows_key(prefix, number)), type=list[msgspec.Raw])
-    return [row for rows in msgspec.msgpack.decode(chunks[number % CHUNKS], type=list[Rows]) for row in rows]
+    return [row for rows in codec.unpack(chunks[number % CHUNKS], list[Rows]) for row in rows]
 
 
 async def get_plan(blobs: Blobs, prefix: str) -> PlanBlob:
     """The result of planning."""
-    return msgspec.json.decode(await blobs.get(plan_key(prefix)), type=PlanBlob)
+    return codec.parse(await blobs.get(plan_key(prefix)), PlanBlob)
 
 
 async def get_result(blobs: Blobs, prefix: str, number: int) -> ChunkResult:
     """The result of checking a chunk."""
-    return msgspec.json.decode(await blobs.get(result_key(prefix, number)), type=ChunkResult)
+    return codec.parse(await blobs.get(result_key(prefix, number)), ChunkResult)
 
 
 async def put_manifest(blobs: Blobs, record: DatasetRecord, manifest: Manifest) -> str:
@@ -147,11 +148,11 @@ async def list_findings(
     blobs: Blobs, key: str, severity: Severity | None, codes: frozenset[str], start: tuple[int, int]
 ) -> AsyncIterator[tuple[tuple[int, int], Finding]]:
     """The findings that match the filters, starting at a place, each with its place (block, offset)."""
-    blocks = msgspec.json.decode(await blobs.get(key), type=list[FindingBlock])
+    blocks = codec.parse(await blobs.get(key), list[FindingBlock])
     for number, block in enumerate(blocks):
         foreign = (severity and block.severity is not severity) or (codes and codes.isdisjoint(block.codes))
         if number < start[0] or foreign:
             continue
-        for offset, finding in enumerate(msgspec.json.decode(await blobs.get(block.key), type=list[Finding])):
+        for offset, finding in enumerate(codec.parse(await blobs.get(block.key), list[Finding])):
             if (number, offset) >= start and (not codes or finding.code in codes):
                 yield (number, offset), finding

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 
+from services.kit import codec
 from services.kit.blobs import Blobs
 from services.kit.errors import BlobNotFound
 from services.kit.names import new_uid
@@ -35,7 +36,7 @@ async def listed(blobs: Blobs, prefix: str, start: Place) -> AsyncIterator[tuple
         if blob.key < start[0]:
             continue
         try:
-            files = msgspec.json.decode(await blobs.get(blob.key), type=list[UploadedFile])
+            files = codec.parse(await blobs.get(blob.key), list[UploadedFile])
         except BlobNotFound:
             continue
         for number, file in enumerate(files):

@@ -34,7 +34,11 @@ class BlobUris:
         """Where in the store the URI leads; UnreadableUri."""
         if uri.startswith(STORE):
             return uri
-        parts = urlsplit(uri)
+        try:
+            parts = urlsplit(uri)
+        except ValueError:
+            shown = uri.partition("?")[0]
+            raise UnreadableUri(uri=shown[:500], problem="it is malformed", bucket="BUCKET") from None
         plain = f"{parts.scheme.lower()}://{parts.netloc.lower()}{parts.path}"
         for blob, store in self.table:
             head, _, path = blob.partition("://")[2].partition("/")

@@ -1,5 +1,6 @@
 """Records in a JetStream key-value bucket: compare-and-set by the sequence of a key's last message."""
 
+import asyncio
 import json
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -31,6 +32,7 @@ T = TypeVar("T")
 OPERATION = "KV-Operation"
 WRONG_SEQUENCE = {10071, 10164}
 LIST_SECONDS = 60.0  # for the subjects of a watch: a page for each thousands of records
+READ_AT_ONCE = 64
 SWEEP = 2  # old tombstones removed per deletion: more than one, so that their number falls
 
 
@@ -104,6 +106,20 @@ class JetStreamRecords:
         if message is None or message.seq is None or _is_tombstone(message.headers):
             raise RecordNotFound(name=key)
         return Record(key, message.data or b"", message.seq)
+
+    async def all(self) -> dict[str, bytes]:
+        """The value of every record, each as of a moment during the call."""
+        subjects, _ = await self._ask(lambda: self._list(">"))
+        found: dict[str, bytes] = {}
+        for start in range(0, len(subjects), READ_AT_ONCE):
+            keys = [to_key(subject) for subject in sorted(subjects)[start : start + READ_AT_ONCE]]
+            read = await asyncio.gather(*(self.get(key) for key in keys), return_exceptions=True)
+            for key, record in zip(keys, read, strict=True):
+                if isinstance(record, Record):
+                    found[key] = record.value
+                elif not isinstance(record, RecordNotFound):
+                    raise record
+        return found
 
     async def create(self, key: str, value: bytes) -> int:
         subject = to_subject(key)

@@ -7,8 +7,7 @@ leaves out is as in the settings; 0 is no limit.
 from collections.abc import Mapping
 from dataclasses import replace
 
-import msgspec
-
+from services.kit import codec
 from services.kit.log import Log
 from services.kit.names import is_project
 from services.kit.quotas import LimitsOf, Quota
@@ -39,8 +38,8 @@ def limits_of(settings: Settings) -> LimitsOf:
 def parse(content: bytes) -> Mapping[str, Mapping[str, int]]:
     """What the file sets, by project; ValueError naming the project, the quota and the fault."""
     try:
-        found = msgspec.json.decode(content, type=dict[str, dict[str, object]])
-    except msgspec.DecodeError as error:
+        found = codec.parse(content, dict[str, dict[str, object]])
+    except ValueError as error:
         raise ValueError(f'not JSON like {{"acme": {{"models": 50}}}}: {error}') from None
     return {project: _limits(project, limits) for project, limits in found.items()}
 

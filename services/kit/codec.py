@@ -1,13 +1,17 @@
-"""Frozen dataclasses to JSON bytes and back: the only place that knows how records and job bodies are encoded.
+"""Values to JSON bytes and back: how records and job bodies are encoded, and how stored files are read.
+
+Law: bytes that do not have the form are a ValueError, however deeply they are nested.
 
 Apart from the standard library, kit imports msgspec and pydantic-settings: pure data, no I/O.
 """
 
-from typing import TypeVar
+from types import UnionType
+from typing import TypeVar, cast
 
 import msgspec
 
 T = TypeVar("T")
+_TOO_DEEP = "its values are nested too deeply"
 
 
 def encode(value: object) -> bytes:
@@ -20,4 +24,20 @@ def decode(data: bytes, type_: type[T]) -> T:
 
     A number where a timedelta belongs is seconds, as older records have it.
     """
-    return msgspec.json.decode(data, type=type_, strict=False)
+    return parse(data, type_, strict=False)
+
+
+def parse(data: bytes, type_: type[T], *, strict: bool = True) -> T:
+    """The value in a JSON file; ValueError."""
+    try:
+        return msgspec.json.decode(data, type=type_, strict=strict)
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+
+
+def unpack(data: bytes, type_: type[T] | UnionType) -> T:
+    """The value in a msgpack file; ValueError."""
+    try:
+        return cast(T, msgspec.msgpack.decode(data, type=type_))
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None

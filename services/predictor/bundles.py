@@ -14,7 +14,7 @@ from PIL import Image
 from services.kit import blobs as uris
 from services.kit import heap
 from services.kit.blobs import Blobs
-from services.kit.errors import BlobNotFound, BundleUnusable, Unavailable
+from services.kit.errors import BlobNotFound, BundleUnusable, SightlineError, Unavailable
 from services.kit.log import Log
 from services.predictor.cache import Loaded
 from services.predictor.domain import Bundle, Loader
@@ -60,12 +60,13 @@ class BundleSource:
             raise _missing(bundle) from error
 
     async def load(self, bundle: Bundle) -> Loaded:
-        """Raises BundleUnusable if files are damaged, Unavailable if the store is down or does not have them."""
+        """BundleUnusable if files are damaged or cannot be run, Unavailable if the store is down or lacks them."""
         self._verifier.check(bundle.model_name, bundle.version, bundle.digest, bundle.signature)
         if not bundle.digest:
             _log.warning("bundle_without_digest", name=bundle.model_name, version=bundle.version)
-        directory = await self._fetch(bundle)
+        directory = Path(tempfile.mkdtemp(dir=self._directory))
         try:
+            await self._fetch(bundle, directory)
             loop = asyncio.get_running_loop()
             loading = partial(self._loader, directory, digest=bundle.digest)
             runner = await loop.run_in_executor(self._workers, loading)
@@ -73,9 +74,10 @@ class BundleSource:
             await self._forward(lambda: list(runner.predict_prepared([grey])))
         except BaseException as error:
             _remove(directory)
-            if isinstance(error, ValueError):
-                raise BundleUnusable(name=bundle.model_name, version=bundle.version, problem=error) from error
-            raise
+            # The engines' own errors, also those of the first pass, have no common base.
+            if isinstance(error, SightlineError | OSError | MemoryError) or not isinstance(error, Exception):
+                raise
+            raise BundleUnusable(name=bundle.model_name, version=bundle.version, problem=error) from error
         self._workers.submit(heap.trim)  # reading and optimising a graph takes several times its size
         return Loaded(runner, directory)
 
@@ -83,19 +85,15 @@ class BundleSource:
         """Removes the files; pages that are still mapped stay readable."""
         _remove(loaded.directory)
 
-    async def _fetch(self, bundle: Bundle) -> Path:
+    async def _fetch(self, bundle: Bundle, directory: Path) -> None:
+        """Unavailable if a file is missing, ValueError if the list of files is malformed."""
         prefix = self._prefix(bundle)
-        directory = Path(tempfile.mkdtemp(dir=self._directory))
         try:
             await self._blobs.get_file(prefix + DIGESTS_FILE, directory / DIGESTS_FILE)
             for name in names_of((directory / DIGESTS_FILE).read_bytes()):
                 await self._blobs.get_file(prefix + name, directory / name)
-        except BaseException as error:
-            _remove(directory)
-            if isinstance(error, BlobNotFound):
-                raise _missing(bundle) from error
-            raise
-        return directory
+        except BlobNotFound as error:
+            raise _missing(bundle) from error
 
     def _prefix(self, bundle: Bundle) -> str:
         return uris.from_uri(bundle.uri.rstrip("/"), self._blobs.bucket) + "/"

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from services.kit import codec
 from services.trainer.recipe import Framing, Recipe, is_linear
 from services.vision.card import ModelKind
 
@@ -102,7 +103,7 @@ def decode(data: bytes, name: str) -> Block:
     digest, content = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
     if hashlib.sha256(content).digest() != digest:
         raise ValueError("its digest is not that of its content")
-    block = msgspec.msgpack.decode(content, type=Block)
+    block = codec.unpack(content, Block)
     if block.name != name or len(block.values) != 4 * block.images * block.width:
         raise ValueError(f"it is {block.name}, {len(block.values)} bytes of {block.images} x {block.width}")
     return block

@@ -7,6 +7,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from services.kit import codec
+
 MAX_DETECTIONS = 1_000_000  # per file, 28 bytes each; beyond this, those with the highest scores are kept
 
 
@@ -115,10 +117,10 @@ def write_predictions(path: Path, predictions: AnyPredictions) -> None:
 
 
 def read_predictions(data: bytes) -> AnyPredictions:
-    """Inverse of `write_predictions`; msgspec.ValidationError for anything else."""
-    return msgspec.msgpack.decode(data, type=AnyPredictions)
+    """Inverse of `write_predictions`; ValueError for anything else."""
+    return codec.unpack(data, AnyPredictions)
 
 
 def read_outcomes(data: bytes) -> AnyOutcomes:
     """As `read_predictions`, but of a classifier only the outcomes, which take a small part of the memory."""
-    return msgspec.msgpack.decode(data, type=AnyOutcomes)
+    return codec.unpack(data, AnyOutcomes)

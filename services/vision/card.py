@@ -8,6 +8,7 @@ from typing import Literal
 
 import msgspec
 
+from services.kit import codec
 from services.vision.prediction_sets import Calibration
 
 FORMAT_VERSION = 1
@@ -153,7 +154,7 @@ def write_card(card: ModelCard) -> bytes:
 
 def read_card(data: bytes) -> ModelCard:
     """Inverse of `write_card`; raises ValueError for anything else, including other format versions."""
-    card = msgspec.json.decode(data, type=ModelCard)
+    card = codec.parse(data, ModelCard)
     if card.format_version != FORMAT_VERSION:
         raise ValueError(f"card format {card.format_version} is not {FORMAT_VERSION}")
     return card

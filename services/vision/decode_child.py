@@ -12,6 +12,7 @@ import signal
 import socket
 import struct
 import sys
+import warnings
 from contextlib import suppress
 from typing import NoReturn
 
@@ -51,6 +52,9 @@ def main() -> NoReturn:
     isolated = _leave_network()
     Image.init()
     libtiff.silence()
+    warnings.simplefilter(
+        "ignore"
+    )  # Pillow's would be plain text in the service's log, written by whoever sends images
     gc.freeze()  # so that children share these pages
     control.sendall(REPLY.pack(os.getpid(), isolated, 0, 0.0))
     while True:

@@ -14,7 +14,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from services.vision.card import DIGESTS_FILE, WEIGHTS_FILE, ModelCard, ModelKind, graph_file
+from services.vision.card import CARD_FILE, DIGESTS_FILE, WEIGHTS_FILE, ModelCard, ModelKind, graph_file
 from services.vision.image_detections import ImageDetections
 from services.vision.inputs import ClassifierInputs, DetectorInputs, Letterboxed, Views, batches_of, by_shape
 from services.vision.sealing import BundleCorrupt, load_card, names_of, verify
@@ -100,6 +100,7 @@ class GraphClassifier(ClassifierInputs):
         with safe_open(directory / WEIGHTS_FILE, framework="numpy") as weights:
             self._head: Floats = np.ascontiguousarray(weights.get_tensor("head.weight").T)
             self._bias: Floats = weights.get_tensor("head.bias")
+        _require_categories(card, self._bias.size)
 
     def rest(self) -> None:
         """Frees the memory of its networks until the next prediction, which opens them again."""
@@ -147,7 +148,14 @@ class GraphDetector(DetectorInputs):
     def candidates(self, images: Sequence[Letterboxed]) -> tuple[Floats, Floats]:
         """Boxes and scores before suppression, for images of one shape."""
         boxes, scores = self._graph.run(["boxes", "scores"], np.stack([image.pixels for image in images]))
+        _require_categories(self.card, scores.shape[-1])
         return boxes, scores
+
+
+def _require_categories(card: ModelCard, count: int) -> None:
+    """BundleCorrupt if the network has another number of categories than the card."""
+    if count != len(card.categories):
+        raise BundleCorrupt(f"{CARD_FILE} has {len(card.categories)} categories and the network {count}")
 
 
 def has_graphs(directory: Path) -> bool:

@@ -10,6 +10,7 @@ import msgspec
 import torch
 from torch import Tensor
 
+from services.kit import codec
 from services.vision.catalogue import Backbone, Entry
 from services.vision.packs import TEXT_PREFIX, TextSpec
 from services.vision.text_tower import IMAGE_PROJECTION
@@ -92,9 +93,9 @@ def towers(file: Path, state: Mapping[str, Tensor], wanted: Entry) -> Towers:
 
 def _spec(file: Path, state: Mapping[str, Tensor], wanted: Backbone) -> TextSpec:
     try:
-        model = msgspec.json.decode(_beside(file, CONFIG_FILE), type=_Config).model_cfg
+        model = codec.parse(_beside(file, CONFIG_FILE), _Config).model_cfg
         config = msgspec.convert(model.text_cfg, _TextConfig)
-    except msgspec.DecodeError as fault:
+    except ValueError as fault:
         raise ValueError(
             f"{CONFIG_FILE} does not describe a text tower of CLIP's: {fault}. {_alone(wanted)}"
         ) from fault

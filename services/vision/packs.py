@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from services.kit import codec
 from services.vision.card import IMAGENET_MEAN, IMAGENET_STD, InputRule
 from services.vision.catalogue import BACKBONES, Entry, Package
 
@@ -72,10 +73,10 @@ def read_pack(weights: Path) -> Pack | None:
     """The description of a file of weights; None if it has none. PackUnusable if it cannot be read."""
     path = description_of(weights)
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Pack)
+        return codec.parse(path.read_bytes(), Pack)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.DecodeError) as fault:
+    except (OSError, ValueError) as fault:
         raise PackUnusable(
             f"{path} does not describe weights: {fault}. Make the pack again with `sightline weights add`."
         ) from fault

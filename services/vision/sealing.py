@@ -5,7 +5,9 @@ from pathlib import Path
 
 import msgspec
 
+from services.kit import codec
 from services.vision.card import CARD_FILE, DIGESTS_FILE, WEIGHTS_FILE, ModelCard, read_card
+from sightline.blob_keys import fault_of_key
 
 MOST_FILES = 32  # more than any bundle has
 
@@ -74,8 +76,8 @@ def _named(data: bytes, digest: str = "") -> dict[str, str]:
     if digest and digest != _digest(data):
         raise BundleCorrupt(f"{DIGESTS_FILE} is {_digest(data)}, and the model's record says {digest}")
     try:
-        digests = msgspec.json.decode(data, type=dict[str, str])
-    except msgspec.MsgspecError as fault:
+        digests = codec.parse(data, dict[str, str])
+    except ValueError as fault:
         raise BundleCorrupt(f"{DIGESTS_FILE}: {fault}") from fault
     for name in (WEIGHTS_FILE, CARD_FILE):
         if name not in digests:
@@ -83,7 +85,7 @@ def _named(data: bytes, digest: str = "") -> dict[str, str]:
     if len(digests) > MOST_FILES:
         raise BundleCorrupt(f"{DIGESTS_FILE} names {len(digests)} files; {MOST_FILES} are the most")
     for name in digests:
-        if Path(name).name != name or name == DIGESTS_FILE:
+        if "/" in name or fault_of_key(name) or name == DIGESTS_FILE:
             raise BundleCorrupt(f"{DIGESTS_FILE} names {name!r}, which is not a file beside it")
     return digests
 

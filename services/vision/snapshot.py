@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 import msgspec
 
+from services.kit import codec
 from services.vision.fingerprint import Fingerprint
 
 FORMAT_VERSION = 1
@@ -173,13 +174,13 @@ def write_index(index: ShardIndex) -> bytes:
 
 
 def read_index(data: bytes) -> ShardIndex:
-    """Inverse of `write_index`; raises msgspec.ValidationError for anything else."""
-    return msgspec.json.decode(data, type=ShardIndex)
+    """Inverse of `write_index`; raises ValueError for anything else."""
+    return codec.parse(data, ShardIndex)
 
 
 def read_manifest(data: bytes) -> Manifest:
     """Inverse of `Manifest.encode`; raises ValueError for another format version."""
-    manifest = msgspec.json.decode(data, type=Manifest)
+    manifest = codec.parse(data, Manifest)
     if manifest.format_version != FORMAT_VERSION:
         raise ValueError(f"snapshot format {manifest.format_version} is not {FORMAT_VERSION}")
     return manifest
@@ -197,8 +198,8 @@ def write_groups(groups: Groups) -> bytes:
 
 
 def read_groups(data: bytes) -> Groups:
-    """Inverse of `write_groups`; raises msgspec.ValidationError for anything else."""
-    return msgspec.json.decode(data, type=Groups)
+    """Inverse of `write_groups`; raises ValueError for anything else."""
+    return codec.parse(data, Groups)
 
 
 def read_record(pack: Path | mmap.mmap | bytes | memoryview, record: Record, *, verify: bool = False) -> bytes:

@@ -9,6 +9,7 @@ import typer
 from sightline.cli import (
     aliases,
     audit,
+    backup,
     batch,
     calibrate,
     datasets,
@@ -34,6 +35,8 @@ app = typer.Typer(
 )
 app.command("up")(up.up)
 app.command("doctor")(doctor.doctor)
+app.command("backup")(backup.backup)
+app.command("restore")(backup.restore)
 app.command("calibrate")(calibrate.calibrate)
 app.command("train")(train.train_photos)
 app.add_typer(datasets.app, name="datasets")

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from sightline.importers.files import read_json
 from sightline.importers.model import (
@@ -19,6 +18,7 @@ from sightline.importers.model import (
     text_of,
     without_labels,
 )
+from sightline.importers.names import path_in_url
 
 SIDES = ("left", "top", "width", "height")
 MARKS = ("originalImageUri", "resizedImageUri", "thumbnailUri", "OriginalImageUri", "DownloadUri")
@@ -49,7 +49,7 @@ def read(file: Path) -> Imported:
 
 def _image(entry: dict[str, Any], notes: Notes, faults: list[str]) -> LabelledImage:
     uris = [text_of(entry.get(mark)) for mark in MARKS if text_of(entry.get(mark))]
-    in_uri = [unquote(urlsplit(uri).path).rpartition("/")[2] for uri in uris[:1]]
+    in_uri = [path_in_url(uri).rpartition("/")[2] for uri in uris[:1]]
     names = [text_of(entry.get(key)) for key in ("name", "fileName", "file_name")]
     identity = text_of(entry.get("id"))
     names = [name for name in (*names, identity, *in_uri) if name]

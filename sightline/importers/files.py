@@ -1,9 +1,10 @@
 """Reads the files of an export."""
 
+import errno
 import json
 import os
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -33,6 +34,16 @@ def subfolders(folder: Path) -> list[Path]:
 def images_in(folder: Path) -> list[str]:
     """The image files below the folder, relative to it."""
     return [name for name in walk(folder) if is_image(Path(name))]
+
+
+def is_there(path: Path, is_such: Callable[[Path], bool] = Path.exists) -> bool:
+    """Whether there is such a file or folder; names in exports may be longer than any file's."""
+    try:
+        return is_such(path)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return False
 
 
 def has_images(folder: Path) -> bool:

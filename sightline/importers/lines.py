@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import unquote, urlsplit
 
 from sightline.importers.files import read_text
 from sightline.importers.model import (
@@ -24,6 +23,7 @@ from sightline.importers.model import (
     split_of,
     text_of,
 )
+from sightline.importers.names import path_in_url
 
 SUFFIXES = (".jsonl", ".ndjson", ".manifest", ".jsonlines")
 Object = Mapping[str, Any]
@@ -99,7 +99,7 @@ def _image(entry: Object, form: str, marks: list[_Mark]) -> LabelledImage:
         else (text_of(entry.get(form)),)
     )
     use = mapping(entry.get("dataItemResourceLabels")).get("aiplatform.googleapis.com/ml_use")
-    place = unquote(urlsplit(name).path).rpartition("/")[2] if "://" in name else ""
+    place = path_in_url(name).rpartition("/")[2] if "://" in name else ""
     return LabelledImage(
         name,
         tuple(dict.fromkeys(mark.label for mark in marks if mark.box is None)),

@@ -59,11 +59,19 @@ def readings(name: str) -> Iterator[str]:
 
 def _decoded(name: str) -> Iterator[str]:
     yield name
-    in_url = unquote(urlsplit(name).path) if _SCHEME.match(name) else name
-    for path in dict.fromkeys((in_url, name, unquote(name), unquote(unquote(name)))):  # some tools encode twice
+    in_url = path_in_url(name) if _SCHEME.match(name) else name
+    for path in dict.fromkeys((in_url or name, name, unquote(name), unquote(unquote(name)))):  # some tools encode twice
         yield path
         if without := _SERVED.match(path):
             yield path[without.end() :]
+
+
+def path_in_url(url: str) -> str:
+    """The path, without percent-encoding; empty for what is no URL."""
+    try:
+        return unquote(urlsplit(url).path)
+    except ValueError:
+        return ""
 
 
 def folded(path: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sightline.blob_keys import fault_of_key
-from sightline.importers.files import walk
+from sightline.importers.files import is_there, walk
 from sightline.importers.model import (
     BoxForm,
     Document,
@@ -193,7 +193,7 @@ def _literal(image: LabelledImage, folder: Path) -> Path | None:
     for name in (*image.other_names, image.name) if image.entry is not None else (image.name,):
         if not leaves_folder(name):
             for path in (name, slashed(name)):
-                if (folder / path).is_file():
+                if is_there(folder / path, Path.is_file):
                     return folder / path
     return None
 

@@ -103,7 +103,7 @@ def rows_of(file: Path) -> list[list[str]]:
     except csv.Error as error:
         raise ImportFault(f"{file} cannot be read as CSV: {error}") from None
     if not line or len(rows[0]) < 2:
-        raise ImportFault(f"{file} has no columns", fix="write `path,label` lines, or `path,label,x1,y1,x2,y2`")
+        raise _without_columns(file)
     return rows
 
 
@@ -121,7 +121,14 @@ def _table(file: Path, rows: Sequence[Sequence[str]]) -> Table:
         fix = "call the columns `path` and `label`, and those of boxes x1, y1, x2, y2"
         raise ImportFault(f"{file} does not say which column names the images: {', '.join(head)}", fix=fix)
     first = 0 if _first_image(head) or head[0].upper() in SPLIT_WORDS else 1
-    return Table(by_content(rows[first : first + SAMPLE]), first, {})
+    lines = [row for row in rows[first : first + SAMPLE] if row]
+    if not lines or max(map(len, lines)) < (3 if lines[0][0].upper() in SPLIT_WORDS else 2):
+        raise _without_columns(file)
+    return Table(by_content(lines), first, {})
+
+
+def _without_columns(file: Path) -> ImportFault:
+    return ImportFault(f"{file} has no columns", fix="write `path,label` lines, or `path,label,x1,y1,x2,y2`")
 
 
 def _described(

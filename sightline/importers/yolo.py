@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sightline.importers.files import images_in, read_text, subfolders, walk
+from sightline.importers.files import images_in, is_there, read_text, subfolders, walk
 from sightline.importers.model import (
     Box,
     Format,
@@ -73,7 +73,7 @@ def content_of(file: Path) -> dict[str, Any]:
         pairs = (line.partition("=") for line in read_text(file).splitlines() if "=" in line)
         values: dict[str, Any] = {key.strip(): value.strip() for key, _, value in pairs}
         listed = _place(file.parent, file, values.get("names", ""))
-        names = read_text(listed).splitlines() if listed and listed.is_file() else []
+        names = read_text(listed).splitlines() if listed and is_there(listed, Path.is_file) else []
         return {**values, "names": [name.strip() for name in names if name.strip()]}
     return _yaml(file)
 
@@ -113,7 +113,7 @@ def _common(root: Path, file: Path, splits: Iterable[tuple[str, tuple[Path, ...]
 def _root(file: Path, path: str) -> Path:
     """The dataset's folder; one of the machine where the yaml was written is replaced by the yaml's own."""
     below = (file.parent / path) if path else file.parent
-    return below if below.is_dir() else file.parent
+    return below if is_there(below, Path.is_dir) else file.parent
 
 
 def _place(root: Path, file: Path, text: str) -> Path | None:
@@ -123,7 +123,7 @@ def _place(root: Path, file: Path, text: str) -> Path | None:
     tails = ["/".join(without.split("/")[number:]) for number in range(len(without.split("/")))]
     for base in (root, file.parent):
         for place in (base / path, *(base / tail for tail in tails)):
-            if place.exists():
+            if is_there(place):
                 return place
     return None
 
@@ -156,7 +156,7 @@ def _of_folder(folder: Path, images: Path | None) -> Layout:
 def _by_folders(root: Path) -> Iterable[tuple[str, tuple[Path, ...]]]:
     """The splits by their folders, `train/images` or `images/train`; otherwise everything as one."""
     for base in (root, root / "images"):
-        named = {one: split_of(one.name) for one in subfolders(base)} if base.is_dir() else {}
+        named = {one: split_of(one.name) for one in subfolders(base)} if is_there(base, Path.is_dir) else {}
         if any(named.values()):
             return [(split, (one,)) for one, split in named.items() if split]
     return [("", (root,))]
@@ -175,7 +175,7 @@ def _split(
 
 
 def _images(place: Path, root: Path) -> list[Path]:
-    if place.is_dir():
+    if is_there(place, Path.is_dir):
         return [place / name for name in images_in(place)]
     if is_image(place):
         return [place]
@@ -191,13 +191,13 @@ def _labels_of(image: Path) -> Path:
         if parts[number] == "images":
             parts[number] = "labels"
             moved = Path(*parts)
-            return moved if moved.exists() or not beside.exists() else beside
+            return moved if is_there(moved) or not is_there(beside) else beside
     apart = image.parent.parent / "labels" / beside.name
-    return apart if apart.exists() and not beside.exists() else beside
+    return apart if is_there(apart) and not is_there(beside) else beside
 
 
 def _boxes(file: Path, layout: Layout, notes: Notes, faults: list[str]) -> tuple[Box, ...]:
-    if not file.is_file():
+    if not is_there(file, Path.is_file):
         notes.count("{count} images without a file of labels count as background")
         return ()
     boxes: list[Box] = []

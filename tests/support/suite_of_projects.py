@@ -60,6 +60,7 @@ from services.trainer.waiting import Waits
 from services.vision import bundle
 from services.vision.sealing import seal
 from sightline.client import keys
+from sightline.client.transport.addresses import Addresses
 from sightline.client.transport.connection import PROJECT, bearer
 from sightline.client.transport.credentials import Credentials
 from sightline.inference import open_inference_pb2
@@ -114,6 +115,7 @@ class Suite:
         self.tokens: dict[str, str] = {}
         self.store: Store  # the trainer's, once it runs
         self.step: Callable[[], Any] = never  # of the trainer's coordinator and worker
+        self.addresses: Addresses
         self.channels: dict[str, grpc.aio.Channel] = {}
         self.limits: dict[str, Limits] = {}  # by project
         self.batch_queue = MemoryQueue()
@@ -254,6 +256,7 @@ async def suite(folder: Path) -> AsyncGenerator[Suite]:
         predictor = await stack.enter_async_context(_predictor(made, trainer, services, batches))
         for service in ("PredictionService", "GRPCInferenceService"):
             made.channels[service] = await stack.enter_async_context(plain(predictor))
+        made.addresses = Addresses(made.world.address, trainer, predictor)
         yield made
 
 
@@ -346,8 +349,13 @@ async def _predictor(made: Suite, trainer: str, services: Credentials, batches: 
             add = prediction_grpc.add_PredictionServiceServicer_to_server
             inference = InferenceServicer(predictor, clock)
             parts = [
-                Service(SERVICES[5][0], add, servicer),
-                Service(INFERENCE, inference_grpc.add_GRPCInferenceServiceServicer_to_server, inference),
+                Service(SERVICES[5][0], add, servicer, settings.request_bytes),
+                Service(
+                    INFERENCE,
+                    inference_grpc.add_GRPCInferenceServiceServicer_to_server,
+                    inference,
+                    settings.request_bytes,
+                ),
             ]
             server = Server("predictor", settings, telemetry, parts)
             try:

@@ -19,6 +19,7 @@ import msgspec
 
 from services.gateway.custom_vision.errors import Missing
 from services.gateway.upstream import Session
+from services.kit import codec
 from sightline.v1 import dataset_service_pb2 as pb
 
 CHANGES, IMAGES = "changes/", "images/"
@@ -120,7 +121,7 @@ class ProjectFiles:
             async with places:
                 read = session.stream(session.services.datasets.ReadUploadedFile, request)
                 data = b"".join([response.chunk async for response in read])
-            self._seen[key] = msgspec.json.decode(data, type=Json)
+            self._seen[key] = codec.parse(data, Json)
             while len(self._seen) > REMEMBERED:
                 self._seen.popitem(last=False)
         return self._seen[key]

@@ -4,6 +4,7 @@ import hashlib
 
 import msgspec
 
+from services.kit import codec
 from services.kit.blobs import Blobs
 from services.predictor.batch.domain import BatchRecord
 from services.vision.card import ModelKind
@@ -86,7 +87,7 @@ async def put_plan(blobs: Blobs, prefix: str, plan: PlanBlob) -> None:
 
 async def get_plan(blobs: Blobs, prefix: str) -> PlanBlob:
     """What the results are of."""
-    return msgspec.json.decode(await blobs.get(f"{prefix}plan.json"), type=PlanBlob)
+    return codec.parse(await blobs.get(f"{prefix}plan.json"), PlanBlob)
 
 
 async def put_rows(blobs: Blobs, prefix: str, number: int, rows: list[Row]) -> None:
@@ -96,7 +97,7 @@ async def put_rows(blobs: Blobs, prefix: str, number: int, rows: list[Row]) -> N
 
 async def get_rows(blobs: Blobs, prefix: str, number: int) -> list[Row]:
     """A chunk's input."""
-    return msgspec.json.decode(await blobs.get(rows_key(prefix, number)), type=list[Row])
+    return codec.parse(await blobs.get(rows_key(prefix, number)), list[Row])
 
 
 async def put_results(blobs: Blobs, record: BatchRecord, number: int, results: list[ImageResult]) -> str:
@@ -110,4 +111,4 @@ async def put_results(blobs: Blobs, record: BatchRecord, number: int, results: l
 async def get_results(blobs: Blobs, record: BatchRecord, number: int) -> list[ImageResult]:
     """The result of a finished chunk."""
     key = result_key(record, number, record.results[number])
-    return msgspec.json.decode(await blobs.get(key), type=list[ImageResult])
+    return codec.parse(await blobs.get(key), list[ImageResult])

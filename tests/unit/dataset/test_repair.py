@@ -43,9 +43,16 @@ def test_a_whole_number_may_be_written_in_any_way(one: object) -> None:
     assert [finding.code for finding in log.kept] == ["valuesConverted"]
 
 
-@pytest.mark.parametrize("value", [1.5, -1, "x", "", True, None, [1], "1_0", "١", 1e40, "inf"])
+@pytest.mark.parametrize("value", [1.5, -1, "x", "", True, None, [1], "1_0", "١", 1e40, "inf", 10**400, "9" * 400])
 def test_nothing_else_is_taken_for_a_whole_number(value: object) -> None:
     assert whole(value) is None
+
+
+@pytest.mark.parametrize("side", [10**400, "9" * 400])
+def test_a_side_with_more_digits_than_a_number_has_is_reported_and_left_out(side: object) -> None:
+    file, log = read(images=[{"id": 1, "file_name": "a.jpg", "width": side, "height": 48}])
+    assert (file.images[0].width, file.images[0].height) == (None, 48)
+    assert "imageSideInvalid" in [finding.code for finding in log.kept]
 
 
 def test_ids_that_are_names_are_replaced_by_numbers_that_no_other_entry_has() -> None:

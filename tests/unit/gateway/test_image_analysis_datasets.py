@@ -62,6 +62,16 @@ async def test_a_dataset_is_registered_whatever_the_case_of_the_keys(body: dict[
     }
 
 
+@pytest.mark.parametrize("uri", ["https://[::1/a.json?sig=secret", "https://\u2100.example/a.json?sig=secret"])
+async def test_a_malformed_blob_uri_is_refused_without_its_token(uri: str):
+    body = {"annotationKind": "imageClassification", "annotationFileUris": [uri]}
+    async with front({}, blob_prefixes=PREFIXES) as gateway:
+        response = await gateway("PUT", PATH, json=body)
+    assert (response.status_code, gateway.seen) == (400, [])
+    assert "it is malformed" in response.text
+    assert "secret" not in response.text
+
+
 async def test_a_blob_uri_that_no_prefix_covers_is_refused_without_its_token():
     body = {"annotationKind": "imageClassification", "annotationFileUris": ["https://other.example/a.json?sig=secret"]}
     async with front({}, blob_prefixes=PREFIXES) as gateway:

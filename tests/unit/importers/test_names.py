@@ -84,3 +84,8 @@ def test_two_names_are_not_taken_for_one_file_because_both_end_like_it() -> None
 def test_a_literal_name_keeps_its_file_although_another_name_ends_like_it() -> None:
     found = Resolver(["1.jpg"]).all(["1.jpg", "dogs/1.jpg"])
     assert (found["1.jpg"].path, found["dogs/1.jpg"].path) == ("1.jpg", "")
+
+
+@pytest.mark.parametrize("name", ["http://[", "http://[::1/a.jpg", "https://\u2100.example/a.jpg", "file://[x]/a.jpg"])
+def test_a_malformed_url_means_no_file_or_one_with_its_end(name: str) -> None:
+    assert Resolver(["b.jpg"]).find(name).path == ""

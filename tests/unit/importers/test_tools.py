@@ -14,7 +14,7 @@ import pytest
 from sightline.importers.model import Format, ImportFault
 from sightline.importers.package import pack
 from sightline.importers.read import read
-from tests.unit.importers.exports import pictures
+from tests.unit.importers.exports import coco_file, pictures
 from tests.unit.importers.test_formats import marks, told
 
 NAMES = {1: "cat", 2: "dog"}
@@ -306,3 +306,23 @@ def test_images_in_one_folder_of_a_name_that_says_nothing_are_no_class(tmp_path:
 def test_one_class_is_a_class(tmp_path: Path) -> None:
     pictures(tmp_path / "raccoon", ["1.jpg"])
     assert read(tmp_path).categories == ("raccoon",)
+
+
+def test_a_name_longer_than_any_files_is_an_image_that_is_not_there(tmp_path: Path) -> None:
+    file = coco_file(tmp_path / "a.json", ["x" * 5000 + ".jpg"])
+    with pytest.raises(ImportFault, match="names 1 images that were not found"):
+        pack(read(file))
+
+
+def test_a_path_longer_than_any_folders_in_a_yaml_is_not_there(tmp_path: Path) -> None:
+    pictures(tmp_path / "images", ["1.jpg"])
+    (tmp_path / "data.yaml").write_text(f"path: {'x' * 5000}\ntrain: {'y' * 5000}\nval: images\nnames: [cat]\n")
+    assert [image.name for image in read(tmp_path).images] == ["images/1.jpg"]
+
+
+@pytest.mark.parametrize("text", ["a,b\n\n1.jpg\n", "a,b\n1.jpg\n", "TRAIN,1.jpg\nTRAIN,2.jpg\n", "TRAIN,1.jpg\n\n"])
+def test_a_table_whose_lines_have_no_label_has_no_columns(tmp_path: Path, text: str) -> None:
+    pictures(tmp_path, ["1.jpg", "2.jpg"])
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(ImportFault, match=r"has no columns|which column names the images"):
+        read(tmp_path / "a.csv")

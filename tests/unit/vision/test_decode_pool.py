@@ -8,7 +8,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -270,3 +270,13 @@ def _runs(pid: int) -> bool:
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except FileNotFoundError:
         return False
+
+
+async def test_what_pillow_warns_of_is_not_in_the_services_log(capfd: pytest.CaptureFixture[str]) -> None:
+    """A caller's images wrote lines of plain text into a log that has one JSON object per line."""
+    damaged = bytearray(encoded(Image.new("RGB", (64, 64)), "TIFF"))
+    damaged[8:10] = b"\xff\xff"  # far more tags than there are
+    async with DecodePool.running(LIMITS, MemoryTelemetry()) as pool:
+        with suppress(InvalidImage):
+            await pool.decode(bytes(damaged), "image", (224,), lambda decoded: decoded.info)
+    assert "Warning" not in capfd.readouterr().err

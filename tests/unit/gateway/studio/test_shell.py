@@ -122,10 +122,14 @@ async def test_signing_out_forgets_everything():
 
 
 @pytest.mark.parametrize("path", sorted({path for method, path, _ in PAGES if method == "POST"}))
-@pytest.mark.parametrize("kind", ["no token", "wrong token", "other site", "other origin"])
+@pytest.mark.parametrize("kind", ["no token", "wrong token", "other site", "other origin", "malformed origin"])
 async def test_no_change_is_made_for_another_sites_page(path: str, kind: str):
     """The stub has no answers: a call that reached it would fail the test."""
-    headers = {"other site": {"sec-fetch-site": "cross-site"}, "other origin": {"origin": "https://evil.test"}}
+    headers = {
+        "other site": {"sec-fetch-site": "cross-site"},
+        "other origin": {"origin": "https://evil.test"},
+        "malformed origin": {"origin": "https://["},
+    }
     async with browser(NONE) as one:
         await one.open("/studio/models")
         one.seen.clear()

@@ -1,0 +1,76 @@
+"""`sightline backup` and `sightline restore`: a suite's records and blobs in a folder, and back."""
+
+import json as jsonlib
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from sightline.cli.console import notes, output, print_document
+from sightline.cli.installed import environment, require
+from sightline.cli.reporting import CommandError, report
+
+Data = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="The folder of a suite started by `sightline up`; .sightline if it exists."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+
+
+def backup(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder for the copy.")],
+    data: Data = None,
+    json: Json = False,
+) -> None:
+    """Copy all records and blobs into a folder, with a digest of each, while the suite works.
+
+    It uses this machine's network and environment, with NATS's user `admin` and keys that read the whole store.
+    """
+    found = _run("save", folder, data)
+    if json:
+        return print_document(found)
+    output().print(f"{_counted(found)} are in [bold]{escape(str(folder))}[/]", soft_wrap=True)
+    if changing := found["unsettled"]:
+        notes().print(
+            f"{changing} records of running work changed until the end; that work may go on from an older state"
+        )
+    return None
+
+
+def restore(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="What `sightline backup` made.")],
+    data: Data = None,
+    json: Json = False,
+) -> None:
+    """Write a backup into an empty suite, once every byte of it has been compared with its digest.
+
+    Only nats-server and the store have to run. A restore that broke off can be repeated.
+    """
+    found = _run("restore", folder, data)
+    if json:
+        return print_document(found)
+    output().print(f"{_counted(found)} of {found['time'][:19]} UTC are restored", soft_wrap=True)
+    return None
+
+
+def _counted(found: dict[str, Any]) -> str:
+    return f"{found['records']} records and {found['blobs']} blobs ({found['size_bytes'] / 1e6:.1f} MB)"
+
+
+def _run(action: str, folder: Path, data: Path | None) -> dict[str, Any]:
+    """The document that the services' program prints; ends the command if it failed."""
+    try:
+        require("services", "nats", "minio", "pydantic_settings")
+        command = [sys.executable, "-m", "services.infra.backup", action, str(folder)]
+        done = subprocess.run(command, env=environment(data), stdout=subprocess.PIPE, text=True, check=False)
+        document: dict[str, Any] = jsonlib.loads(done.stdout or "{}")
+        if "error" in document:
+            raise CommandError(document["error"])
+        if not document:
+            raise CommandError("the program that copies died; what it printed is above")
+    except CommandError as error:
+        raise typer.Exit(report(error, notes())) from None
+    return document

@@ -1,0 +1,27 @@
+"""`sightline backup` and `restore`: what they say when they cannot work; tests/contract/test_backup.py has the rest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.unit.cli.conftest import Command
+
+
+@pytest.mark.parametrize("action", ["backup", "restore"])
+def test_without_a_store_the_error_says_what_to_set(
+    action: str, sightline: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ended = sightline(action, tmp_path / "copy")
+    assert ended.code == 1
+    assert "set SIGHTLINE_STORE_DIRECTORY, or SIGHTLINE_S3_ENDPOINT" in ended.err
+    assert not (tmp_path / "copy").exists()
+
+
+@pytest.mark.parametrize("action", ["backup", "restore"])
+def test_a_folder_that_is_of_no_suite_is_refused(action: str, sightline: Command, tmp_path: Path) -> None:
+    ended = sightline(action, tmp_path / "copy", "--data", tmp_path)
+    assert ended.code == 1
+    assert "is not the folder of a suite" in ended.err
