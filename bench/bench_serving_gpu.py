@@ -15,6 +15,7 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -45,7 +46,7 @@ def main() -> int:
     device, cores = warm_up(given.device), os.cpu_count() or 1
     print(f"{given.network}; {device.name}; torch {torch.__version__}; {support.machine()}", flush=True)
     image = photo()
-    settings = {"SIGHTLINE_DEVICE": given.device, "SIGHTLINE_DECODE_THREADS": str(cores)}
+    settings: dict[str, Any] = {"SIGHTLINE_DEVICE": given.device, "SIGHTLINE_DECODE_THREADS": str(cores)}
     settings |= {"SIGHTLINE_MAX_BATCH": str(BATCH), "SIGHTLINE_MAX_REQUESTS": "512", "SIGHTLINE_MAX_CALLS": "1024"}
     with tempfile.TemporaryDirectory() as scratch:
         directory = store(Path(scratch) / "store", MODEL, classifier(given.network, 224, fit="crop"), graphs=None)

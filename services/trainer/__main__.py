@@ -11,8 +11,6 @@ from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
 
-from sightline.v1.model_alias_service_pb2_grpc import add_ModelAliasServiceServicer_to_server
-
 from services.infra import observe, processes, tls
 from services.infra.broker import open_broker
 from services.infra.channel import open_channel
@@ -59,6 +57,7 @@ from sightline.v1 import (
 )
 from sightline.v1.dataset_service_pb2_grpc import DatasetServiceStub
 from sightline.v1.evaluation_service_pb2_grpc import add_EvaluationServiceServicer_to_server
+from sightline.v1.model_alias_service_pb2_grpc import add_ModelAliasServiceServicer_to_server
 from sightline.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
 from sightline.v1.project_service_pb2_grpc import add_ProjectServiceServicer_to_server
 

@@ -4,7 +4,6 @@ from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
 from grpc import aio
-from sightline.v1.model_alias_service_pb2_grpc import ModelAliasServiceServicer
 
 from services.kit import names
 from services.kit.records import Versioned
@@ -13,6 +12,7 @@ from services.trainer.alias import Alias, Switch
 from services.trainer.aliases import Aliases
 from sightline.v1 import model_alias_pb2
 from sightline.v1 import model_alias_service_pb2 as pb
+from sightline.v1.model_alias_service_pb2_grpc import ModelAliasServiceServicer
 
 Context = aio.ServicerContext[Any, Any]
 

@@ -112,7 +112,10 @@ def requests(uri: str = "") -> dict[str, tuple[Message, str]]:
         "GetBatchPrediction": (predictions.GetBatchPredictionRequest(**of_batch), OK),
         "ListBatchPredictions": (predictions.ListBatchPredictionsRequest(), OK),
         "CancelBatchPrediction": (predictions.CancelBatchPredictionRequest(**of_batch), "FAILED_PRECONDITION"),
-        "DeleteBatchPrediction": (predictions.DeleteBatchPredictionRequest(**of_batch, etag="1"), "ABORTED"),
+        "DeleteBatchPrediction": (
+            predictions.DeleteBatchPredictionRequest(name="batchPredictions/b", etag="1"),
+            "ABORTED",
+        ),
         "WatchBatchPrediction": (predictions.WatchBatchPredictionRequest(**of_batch), OK),
         "ReadBatchPredictionFile": (
             predictions.ReadBatchPredictionFileRequest(name="batchPredictions/b", file_name="failures.json"),

@@ -19,7 +19,6 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 from PIL import Image, UnidentifiedImageError
-from sightline.v1.model_alias_pb2 import ModelAlias, ModelAliasSwitch
 
 from sightline.v1 import audit_service_pb2 as audit
 from sightline.v1 import audit_service_pb2_grpc as audit_grpc
@@ -39,6 +38,7 @@ from sightline.v1.batch_prediction_pb2 import BatchPrediction
 from sightline.v1.dataset_pb2 import Dataset
 from sightline.v1.evaluation_pb2 import Evaluation
 from sightline.v1.finding_pb2 import Finding
+from sightline.v1.model_alias_pb2 import ModelAlias, ModelAliasSwitch
 from sightline.v1.model_pb2 import Model
 from sightline.v1.prediction_pb2 import (
     AnalyzeImageResponse,
