@@ -23,7 +23,8 @@ from services.vision.backbones import build
 from services.vision.card import CARD_FILE, DIGESTS_FILE, WEIGHTS_FILE
 from services.vision.packs import PackUnusable, description_of, file_digest, read_pack, require_fit
 from services.vision.sealing import digest_of, seal
-from services.vision.signing import SignatureRule, Verifier
+from services.vision.signatures import SignatureRule
+from services.vision.signing import Verifier
 from services.vision.weights import load_strictly, read_tensors
 from tests.fuzz.mutations import mutated, mutated_json
 from tests.fuzz.target import Execute, outcome_of, target

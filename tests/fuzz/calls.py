@@ -33,6 +33,7 @@ from tests.fuzz.protobuf import Messages
 from tests.fuzz.target import Execute, target
 from tests.service.test_projects import requests as valid_requests
 from tests.support.gateway import served
+from tests.support.studio import SHRINK
 from tests.support.suite_of_projects import INFERENCE, SERVICES, Suite, suite
 from tests.unit.predictor.serving import IMAGE
 
@@ -169,7 +170,7 @@ async def gateway(folder: Path) -> AsyncGenerator[Execute]:
         )
         async with AsyncStubs(made.addresses, Credentials()) as stubs:
             services, served_apis = services_of(stubs), apis.served()
-            front = Front(Gateway(services, settings, served_apis), Studio(services, settings), PREFIX)
+            front = Front(Gateway(services, settings, served_apis), Studio(services, settings, SHRINK), PREFIX)
             paths = [(one.method, api.prefix + one.path, one.query) for api in served_apis for one in api.operations]
             async with served(front, settings, guard_of(settings)) as client:
 

@@ -32,7 +32,8 @@ from services.vision import bundle, graph_tracing
 from services.vision.backbones import build
 from services.vision.packs import PackUnusable, description_of, read_pack, require_fit
 from services.vision.sealing import seal
-from services.vision.signing import SignatureRule, Verifier
+from services.vision.signatures import SignatureRule
+from services.vision.signing import Verifier
 from services.vision.weights import load_strictly, read_tensors
 from tests.support.classifiers import classifier_of
 from tests.support.packs import SQUEEZENET, add_description, write_weights
