@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).resolve().parents[2]
 CLIENTS = Path(os.environ.get("SIGHTLINE_AZURE_CLIENTS", str(Path(sys.prefix) / "azure-clients")))
 BLOBS = "https://photos.blob.core.windows.net/sets"
-START_SECONDS = 60.0
+START_SECONDS = 240.0
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,7 @@ from azure.cognitiveservices.vision.customvision.training.models import (
     CustomVisionErrorException,
     ImageFileCreateBatch,
     ImageFileCreateEntry,
-    ImageRegionCreateBatch,
     ImageRegionCreateEntry,
-    ImageTagCreateBatch,
     ImageTagCreateEntry,
     ImageUrlCreateBatch,
     ImageUrlCreateEntry,
@@ -50,6 +48,10 @@ def trained(project: str) -> object:
     return iteration
 
 
+def renamed(name: str) -> Tag:
+    return Tag(name=name, description="", type="Regular")
+
+
 def refused(call: Callable[[], object]) -> str:
     try:
         call()
@@ -62,7 +64,7 @@ def classify() -> dict:
     project = trainer.create_project("trees", classification_type="Multiclass")
     _, names, images = read("hemlock_cherry", "train")
     drafts = {number: trainer.create_tag(project.id, f"draft of {name}") for number, name in names.items()}
-    tags = {number: trainer.update_tag(project.id, tag.id, Tag(name=names[number])) for number, tag in drafts.items()}
+    tags = {number: trainer.update_tag(project.id, tag.id, renamed(names[number])) for number, tag in drafts.items()}
     for number, tag in tags.items():
         entries = [
             ImageFileCreateEntry(
@@ -125,13 +127,11 @@ def detect() -> dict:
     assert uploaded.is_batch_successful
     first = uploaded.images[0].image
     drawn = ImageRegionCreateEntry(image_id=first.id, tag_id=tags[1], left=0.1, top=0.1, width=0.2, height=0.2)
-    created = trainer.create_image_regions(project.id, ImageRegionCreateBatch(regions=[drawn])).created
+    created = trainer.create_image_regions(project.id, [drawn]).created
     trainer.delete_image_regions(project.id, [one.region_id for one in created])
     (kept,) = trainer.get_images_by_ids(project.id, [first.id])
     unused = trainer.create_tag(project.id, "unused")
-    trainer.create_image_tags(
-        project.id, ImageTagCreateBatch(tags=[ImageTagCreateEntry(image_id=first.id, tag_id=unused.id)])
-    )
+    trainer.create_image_tags(project.id, [ImageTagCreateEntry(image_id=first.id, tag_id=unused.id)])
     trainer.delete_tag(project.id, unused.id)
     iteration = trained(project.id)
     trainer.publish_iteration(project.id, iteration.id, "live", str(uuid.uuid4()))
