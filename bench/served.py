@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from dataclasses import dataclass, field
 from pathlib import Path
 
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -30,9 +31,32 @@ class Served:
         return sum(int(one[11]) + int(one[12]) for one in fields) / TICKS
 
     def memory_mib(self) -> float:
-        """What all of them hold; a page that several share counts once."""
-        total = 0
+        """What all of them hold; a page that several share counts once, whoever else has it."""
+        own, files = 0, dict[tuple[str, str], int]()
         for pid in self.pids:
-            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-            total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-        return total / 1024
+            rollup, *maps = _sizes(Path(f"/proc/{pid}/smaps_rollup")) + _sizes(Path(f"/proc/{pid}/smaps"))
+            own += rollup.kib["Pss_Anon"] + rollup.kib["Pss_Shmem"]
+            for one in maps:
+                if one.path.startswith("/") and not one.path.startswith("/memfd:"):
+                    kept = one.kib["Rss"] - one.kib["Anonymous"]
+                    files[one.path, one.offset] = max(kept, files.get((one.path, one.offset), 0))
+        return (own + sum(files.values())) / 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _Mapping:
+    offset: str
+    path: str
+    kib: dict[str, int] = field(default_factory=dict[str, int])
+
+
+def _sizes(file: Path) -> list[_Mapping]:
+    """The mappings in a file of `/proc`, with what each holds."""
+    found: list[_Mapping] = []
+    for line in file.read_text().splitlines():
+        name, *values = line.split()
+        if not name.endswith(":"):
+            found.append(_Mapping(values[1], " ".join(values[4:])))
+        elif values[-1] == "kB":
+            found[-1].kib[name[:-1]] = int(values[0])
+    return found

@@ -51,8 +51,7 @@ class PredictorSettings(settings.Settings):
     feedback_images: int = Field(default=1000, gt=0)  # kept of a project on a day, by each replica
     feedback_bytes: int = Field(default=1024**3, gt=0)  # likewise
     feedback_days: float = Field(default=30.0, gt=0)  # until a kept image is removed
-    # At once on a CPU; one more than cores keeps them busy while results are handed over. On a GPU, one.
-    forward_passes: int = Field(default_factory=lambda: (os.cpu_count() or 1) + 1, gt=0)
+    forward_passes: int = Field(default_factory=lambda: os.cpu_count() or 1, gt=0)  # at once on a CPU; on a GPU, one
     forward_threads: int = Field(default=1, gt=0)  # per forward pass; more cost more than they gain
     # Batch predictions.
     batch_predictions: bool = True  # false: a replica that does without NATS, and refuses them

@@ -18,7 +18,7 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "operations.md"
 ROW = re.compile(r"^\| `(SIGHTLINE_\w+)` \| (.*?) \|", re.MULTILINE)
 # Defaults that differ between machines.
 OF_THE_MACHINE = {
-    "forward_passes": "number of CPUs + 1",
+    "forward_passes": "number of CPUs",
     "ingest_threads": "number of CPUs",
     "threads": "number of CPUs",
 }
