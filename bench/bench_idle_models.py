@@ -85,7 +85,7 @@ def with_torch(network: str) -> Callable[[], object]:
 def with_onnxruntime(bundle: Path) -> Callable[[], object]:
     """A session of ONNX Runtime with its defaults, which has answered once."""
     import numpy as np  # noqa: PLC0415 - only where it is measured
-    import onnxruntime  # noqa: PLC0415 - likewise
+    import onnxruntime  # noqa: PLC0415 - only where it is measured
 
     def make() -> object:
         session = onnxruntime.InferenceSession(bundle / "network-0.onnx", providers=["CPUExecutionProvider"])

@@ -30,13 +30,12 @@ def read_box(bbox: object) -> Xywh | str:
         return f"has {counted(len(values), 'value')}"
     numbers: list[float] = []
     for value in values:
-        try:
-            number = number_of(value)
-            if number is None:
-                return f"has {_KINDS.get(type(value), 'a value that is not a number')} among its values"
-            numbers.append(float(number))
-        except OverflowError:
+        number = number_of(value)
+        if number is None and isinstance(value, int | float) and not isinstance(value, bool):
             return "has a number that is too large"
+        if number is None:
+            return f"has {_KINDS.get(type(value), 'a value that is not a number')} among its values"
+        numbers.append(float(number))
     x, y, w, h = numbers
     return x, y, w, h
 

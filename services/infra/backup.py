@@ -31,8 +31,8 @@ from services.infra.nats_access import NatsAccess
 from services.infra.store import open_blobs
 from services.kit import codec
 from services.kit.blobs import BlobInfo, Blobs, check_key
-from services.kit.errors import BlobNotFound, Conflict, RecordExists, SightlineError
-from services.kit.records import Record, check_record_key
+from services.kit.errors import BlobNotFound, RecordExists, SightlineError
+from services.kit.records import check_record_key
 from services.kit.settings import Settings, load
 from services.kit.telemetry import MemoryTelemetry
 
@@ -41,8 +41,7 @@ VERSION = 1
 ROUNDS = 5
 AT_ONCE = 8  # blobs
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-ACCOUNTS = "accounts"
-FIRST = (ACCOUNTS, "holds")  # they have revisions of other records, which they must not seem to have seen
+FIRST = ("accounts", "holds")  # they have revisions of other records, which they must not seem to have seen
 
 
 class BackupUnusable(Exception):
@@ -56,16 +55,8 @@ class AllRecords(Protocol):
         """The value of every record."""
         ...
 
-    async def get(self, key: str) -> Record:
-        """The current record; RecordNotFound."""
-        ...
-
     async def create(self, key: str, value: bytes) -> int:
         """The new revision; RecordExists."""
-        ...
-
-    async def update(self, key: str, value: bytes, revision: int) -> int:
-        """The new revision; Conflict."""
         ...
 
 
@@ -139,18 +130,14 @@ async def _settled(records: AllRecords, copy: Callable[[], Awaitable[None]]) -> 
 async def restore(records: AllRecords, blobs: Blobs, folder: Path) -> Summary:
     """Writes everything into an empty suite, blobs first; nothing unless the whole backup is as it was written.
 
-    It may be repeated after it broke off. BackupUnusable for a suite with other records; its services' own accounts, which
-    they write as soon as they run, are replaced.
+    It may be repeated after it broke off. BackupUnusable for a suite with other records.
     """
     summary, kept, listed = await asyncio.to_thread(_read, folder)
     present = await records.all()
-    if other := [key for key, value in present.items() if kept.get(key) != value and _collection(key) != ACCOUNTS]:
+    if other := [key for key, value in present.items() if kept.get(key) != value]:
         raise BackupUnusable(f"the suite has other records already, such as {other[0]}; restore into an empty one")
     await _each(listed, lambda blob: blobs.put_file(blob.key, _place(folder, blob.sha256)))
     for key in sorted(kept, key=_order):
-        if _collection(key) == ACCOUNTS:
-            await _replace(records, key, kept[key])
-            continue
         try:
             await records.create(key, kept[key])
         except RecordExists:
@@ -159,29 +146,11 @@ async def restore(records: AllRecords, blobs: Blobs, folder: Path) -> Summary:
     return summary
 
 
-async def _replace(records: AllRecords, key: str, value: bytes) -> None:
-    """Writes the record, whatever it is, and however often its service writes it meanwhile."""
-    while True:
-        try:
-            await records.create(key, value)
-            return
-        except RecordExists:
-            present = await records.get(key)
-        try:
-            await records.update(key, value, present.revision)
-            return
-        except Conflict:
-            continue
-
-
-def _collection(key: str) -> str:
-    parts = key.split("/")
-    return parts[2] if parts[0] == "projects" else parts[0]
-
-
 def _order(key: str) -> tuple[bool, int, str]:
     """What has revisions of others first, then parents before their children."""
-    return _collection(key) not in FIRST, key.count("/"), key
+    parts = key.split("/")
+    collection = parts[2] if parts[0] == "projects" else parts[0]
+    return collection not in FIRST, len(parts), key
 
 
 async def _copy(blobs: Blobs, folder: Path, copied: dict[str, Blob]) -> None:

@@ -46,12 +46,13 @@ def s3_client(settings: Settings, keys: KeyFiles | None = None, retries: int = 3
     With `s3_ca` it trusts only servers of that CA, reading the file at each new connection; StoreRefused if the file is
     unusable now. `keys`, if given, are used instead of the two fixed keys.
     """
+    http_client = connections(settings, retries)
     return Minio(
         settings.s3_endpoint,
         credentials=keys or fixed_keys(settings),
         secure=settings.s3_secure,
         region=settings.s3_region,
-        http_client=connections(settings, retries),
+        http_client=http_client,
     )
 
 

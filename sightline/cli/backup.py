@@ -1,8 +1,11 @@
 """`sightline backup` and `sightline restore`: a suite's records and blobs in a folder, and back."""
 
+import asyncio
 import json as jsonlib
 import subprocess
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,8 +13,9 @@ import typer
 from rich.markup import escape
 
 from sightline.cli.console import notes, output, print_document
-from sightline.cli.installed import environment, require
+from sightline.cli.installed import environment, local_folder, require
 from sightline.cli.reporting import CommandError, report
+from sightline.local import signing
 
 Data = Annotated[
     Path | None,
@@ -29,7 +33,9 @@ def backup(
 
     It uses this machine's network and environment, with NATS's user `admin` and keys that read the whole store.
     """
-    found = _run("save", folder, data)
+    found, local = _run("save", folder, data), local_folder(data)
+    if local is not None:
+        signing.copy(local, folder)
     if json:
         return print_document(found)
     output().print(f"{_counted(found)} are in [bold]{escape(str(folder))}[/]", soft_wrap=True)
@@ -47,13 +53,43 @@ def restore(
 ) -> None:
     """Write a backup into an empty suite, once every byte of it has been compared with its digest.
 
-    Only nats-server and the store have to run. A restore that broke off can be repeated.
+    Nats-server and the store have to run, the services must not; of a local suite, nothing may run.
+    A restore that broke off can be repeated.
     """
-    found = _run("restore", folder, data)
+    local = local_folder(data)
+    if local is not None:
+        signing.copy(folder, local)
+    with _nats_alone(local):
+        found = _run("restore", folder, data)
     if json:
         return print_document(found)
     output().print(f"{_counted(found)} of {found['time'][:19]} UTC are restored", soft_wrap=True)
     return None
+
+
+@contextmanager
+def _nats_alone(data: Path | None) -> Generator[None]:
+    """Runs the nats-server of a local suite, without services that would act on half of the records."""
+    if data is None:
+        yield
+        return
+    try:
+        require("services", "nats", "minio", "pydantic_settings")
+        from sightline.local.claims import StackError  # noqa: PLC0415 - needs packages that callers lack
+        from sightline.local.stack import Stack  # noqa: PLC0415 - needs packages that callers lack
+
+        with asyncio.Runner() as runner:
+            stack = Stack(data, base_port=0, with_services=False)
+            try:
+                runner.run(stack.start())
+            except StackError as error:
+                raise CommandError(str(error)) from error
+            try:
+                yield
+            finally:
+                runner.run(stack.stop())
+    except CommandError as error:
+        raise typer.Exit(report(error, notes())) from None
 
 
 def _counted(found: dict[str, Any]) -> str:

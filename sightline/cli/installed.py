@@ -20,12 +20,19 @@ def require(*packages: str) -> None:
         )
 
 
+def local_folder(data: Path | None) -> Path | None:
+    """The folder of the local suite that is meant; None if it is the suite of this environment."""
+    if data is None and (any(os.environ.get(name) for name in OF_THE_STORE) or not DATA.is_dir()):
+        return None
+    return (data or DATA).resolve()
+
+
 def environment(data: Path | None) -> dict[str, str]:
     """This process's environment, with the places of a local suite; CommandError if `data` is not of one."""
     found = dict(os.environ)
-    if data is None and (any(os.environ.get(name) for name in OF_THE_STORE) or not DATA.is_dir()):
+    folder = local_folder(data)
+    if folder is None:
         return found
-    folder = (data or DATA).resolve()
     try:
         port = int((folder / "nats" / "port").read_text())
         passwords = nats_users.kept_passwords(folder / "nats" / nats_users.FILE)

@@ -10,8 +10,8 @@ SightlineError
 ├── NotFound: DatasetNotFound, ModelNotFound (ModelAliasNotFound), ModelVersionNotFound, TrialNotFound,
 │       EvaluationNotFound, UploadNotFound, BlobNotFound
 ├── FailedPrecondition: NotEnoughBudget, DatasetNotReady, ModelNotReady, CoverageUnavailable, ExportUnavailable,
-│       WrongState, DatasetInUse, ModelInUse, NothingToRollBack, StoreRefused, AuditNotStored, FeedbackNotKept,
-│       BatchPredictionsOff, Diverged, DatasetCorrupt, DatasetChanged, OutOfMemory, WorkAbandoned
+│       WrongState, DatasetInUse, ModelInUse, NothingToRollBack, StoreRefused, BlobDamaged, AuditNotStored,
+│       FeedbackNotKept, BatchPredictionsOff, Diverged, DatasetCorrupt, DatasetChanged, OutOfMemory, WorkAbandoned
 ├── Conflict: EtagMismatch
 ├── QuotaExceeded: Throttled, MessageTooLarge
 ├── DeadlineExceeded: RequestTimedOut
@@ -445,6 +445,12 @@ class StoreRefused(FailedPrecondition):
     """The blob store refused: wrong credentials, a missing permission, or an invalid key."""
 
     reason = "StoreRefused"
+
+
+class BlobDamaged(FailedPrecondition):
+    """The store returns other bytes than were stored, however often they are read."""
+
+    reason = "BlobDamaged"
 
 
 class AuditNotStored(FailedPrecondition):

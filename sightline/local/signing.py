@@ -1,6 +1,7 @@
 """The keys with which a suite on one machine signs its models."""
 
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,6 +22,14 @@ def keep(data: Path, *, used_before: bool) -> None:
         (folder / name).unlink(missing_ok=True)
     signing_keys.write(folder / _PRIVATE, folder / _PUBLIC)
     (folder / _RULE).write_text("accept\n" if used_before else "require\n")
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copies the keys of one folder into another that has none, readable for this user only."""
+    if (source / FOLDER / _RULE).exists() and not (target / FOLDER / _RULE).exists():
+        (target / FOLDER).mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name in (_PRIVATE, _PUBLIC, _RULE):  # the rule last: without it, the others count for nothing
+            shutil.copy(source / FOLDER / name, target / FOLDER / name)
 
 
 def variables(data: Path, *, signs: bool) -> dict[str, str]:

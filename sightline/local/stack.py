@@ -31,7 +31,8 @@ class Stack:
 
     `base_port` 0 takes free ports. With a `metrics_port`, each process of the services serves its own `/metrics`, on
     consecutive ports from this one on, or on free ports if it is 0; `metrics_ports` has them by name. `environment`
-    is added to that of the services. `on_death` is called when a child dies.
+    is added to that of the services. `on_death` is called when a child dies. Without `with_services`, only nats-server
+    runs, for who writes records that no service may see half of.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Stack:
         workers: int = 1,
         environment: Mapping[str, str] | None = None,
         on_death: Callable[[Died], None] = lambda _: None,
+        with_services: bool = True,
     ) -> None:
         self.data = data.resolve()
         self.workers = workers
@@ -51,6 +53,7 @@ class Stack:
         self.metrics_ports: Mapping[str, int] = {}
         self._environment = dict(environment or {})
         self._on_death = on_death
+        self._with_services = with_services
         self._on_ready: Callable[[str], None] = lambda _: None
         self._children: dict[str, Child] = {}
         self._lock: IO[str] | None = None
@@ -96,7 +99,8 @@ class Stack:
             layout = await asyncio.to_thread(self._claim)
             settings = await asyncio.to_thread(_configure_nats, layout, server)
             await self._run([nats_program(layout, server, settings)])
-            await self._run(service_programs(layout, lambda name: self._children[name].pid))
+            if self._with_services:
+                await self._run(service_programs(layout, lambda name: self._children[name].pid))
         except BaseException:
             await self.stop()
             raise

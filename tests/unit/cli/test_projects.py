@@ -48,7 +48,7 @@ def test_a_project_is_shown_with_its_parts_the_roles_and_what_is_left(
     assert shown.code == 0, shown.err
     for fact in (
         "trainer, viewer",
-        "6 MB of 1 GB (uploads 3 MB, datasets 0 B, models 3 MB)",
+        "6 MB of 1 GB (uploads 3 MB, datasets 0 B, models 3 MB, batch predictions 0 B)",
         "10m and 5m reserved of 1h00m",
         "left for new models  45m",
         "2026-12-01 (UTC)",
