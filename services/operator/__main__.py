@@ -2,18 +2,18 @@
 
 import asyncio
 import sys
+from dataclasses import replace
 
 import kopf
 
-from services.infra import http_metrics, observe, processes
+from services.infra import observe, processes
+from services.infra.tls import caller
 from services.kit.settings import load
 from services.operator import handlers
 from services.operator.settings import OperatorSettings
 from sightline.client import progress
 from sightline.client.calls import AsyncCalls
-from sightline.client.client import within
 from sightline.client.stubs_aio import AsyncStubs
-
 
 LOGINS = kopf.login_with_service_account, kopf.login_with_kubeconfig
 
@@ -29,7 +29,7 @@ class Projects:
         """The calls that a namespace's resources make."""
         project = self._settings.project_of(namespace)
         if project not in self._known:
-            stubs = AsyncStubs(self._settings.addresses, within(project, None))
+            stubs = AsyncStubs(self._settings.addresses, replace(caller(self._settings), project=project))
             self._known[project] = AsyncCalls(stubs, progress.silent)
         return self._known[project]
 
@@ -53,7 +53,7 @@ async def serve(settings: OperatorSettings, stop: asyncio.Event) -> None:
     """Runs the operator."""
     projects, configured = Projects(settings), kopf.OperatorSettings()
     handlers.settings(configured)
-    with observe.measured("operator", settings, http_metrics.ALL):
+    with observe.measured("operator", settings):
         try:
             await kopf.operator(
                 registry=handlers.registry(projects.calls, settings.project_of, *LOGINS),

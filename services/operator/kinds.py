@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from services.operator.resource import Resource
 from services.operator.spec import MASK, changed, gone, own_fields, parsed, seconds
 from sightline.client.calls import AsyncCalls
-from sightline.client.errors import NotFound, WrongState
+from sightline.client.errors import InvalidArgument, ModelInUse, NotFound, WrongState
 from sightline.v1 import batch_prediction_pb2, dataset_pb2, evaluation_pb2, model_pb2
 from sightline.v1 import dataset_service_pb2 as datasets
 from sightline.v1 import evaluation_service_pb2 as evaluations
@@ -50,7 +50,7 @@ class Kind(Protocol):
         """It after every change, until it has ended."""
         ...
 
-    async def remove(self, calls: AsyncCalls, name: str) -> bool:
+    async def remove(self, calls: AsyncCalls, resource: Resource, name: str) -> bool:
         """Deletes it, or takes a step towards that; whether it is gone."""
         ...
 
@@ -79,16 +79,17 @@ class Datasets(_Unfinished):
         return f"datasets/{resource.name}"
 
     async def create(self, calls: AsyncCalls, resource: Resource) -> dataset_pb2.Dataset:
-        return await self._register(calls, resource, new_version=False)
+        return await self._register(calls, resource)
 
-    async def _register(self, calls: AsyncCalls, resource: Resource, *, new_version: bool) -> dataset_pb2.Dataset:
+    async def _register(self, calls: AsyncCalls, resource: Resource, after: int = 0) -> dataset_pb2.Dataset:
+        """Registers the files, after a version as the next one. Going back to earlier files makes a version too."""
         dataset = parsed(resource, dataset_pb2.Dataset())
         files = hashlib.sha256("\n".join(dataset.annotation_file_uris).encode()).hexdigest()[:16]
         request = datasets.CreateDatasetRequest(
             dataset=dataset,
             dataset_id=resource.name,
-            request_id=f"{resource.uid}-{files}" if new_version else resource.uid,
-            new_version=new_version,
+            request_id=f"{resource.uid}-{after}-{files}" if after else resource.uid,
+            new_version=bool(after),
         )
         return await calls.ask(calls.stubs.datasets.CreateDataset, request)
 
@@ -98,7 +99,7 @@ class Datasets(_Unfinished):
     async def update(self, calls: AsyncCalls, resource: Resource, found: dataset_pb2.Dataset) -> dataset_pb2.Dataset:
         wanted = parsed(resource, dataset_pb2.Dataset())
         if list(wanted.annotation_file_uris) != list(found.annotation_file_uris) and self.has_ended(found):
-            found = await self._register(calls, resource, new_version=True)
+            found = await self._register(calls, resource, after=found.version)
         if own_fields(wanted) != own_fields(found):
             request = datasets.UpdateDatasetRequest(dataset=changed(wanted, found), update_mask=MASK)
             found = await calls.ask(calls.stubs.datasets.UpdateDataset, request)
@@ -109,7 +110,7 @@ class Datasets(_Unfinished):
         async for message in calls.watch(calls.stubs.datasets.WatchDataset, request):
             yield message.dataset
 
-    async def remove(self, calls: AsyncCalls, name: str) -> bool:
+    async def remove(self, calls: AsyncCalls, resource: Resource, name: str) -> bool:
         return await gone(calls.ask(calls.stubs.datasets.DeleteDataset, datasets.DeleteDatasetRequest(name=name)))
 
     def has_ended(self, found: dataset_pb2.Dataset) -> bool:
@@ -161,13 +162,28 @@ class Models:
         async for message in calls.watch(calls.stubs.models.WatchModel, models.WatchModelRequest(name=name)):
             yield message.model
 
-    async def remove(self, calls: AsyncCalls, name: str) -> bool:
+    async def remove(self, calls: AsyncCalls, resource: Resource, name: str) -> bool:
+        """Cancels its training first, and removes the alias that it has set. ModelInUse for another alias."""
         delete = models.DeleteModelRequest(name=name)
         try:
             return await gone(calls.ask(calls.stubs.models.DeleteModel, delete))
         except WrongState:
             await gone(calls.ask(calls.stubs.models.CancelModel, models.CancelModelRequest(name=name)))
+        except ModelInUse:
+            if not await self._remove_alias(calls, f"{name}@{resource.status.get('alias')}", name):
+                raise
+        return False
+
+    async def _remove_alias(self, calls: AsyncCalls, alias: str, model: str) -> bool:
+        """Whether the alias stood for the model, and is deleted."""
+        try:
+            found = await calls.ask(calls.stubs.aliases.GetModelAlias, aliases.GetModelAliasRequest(name=alias))
+        except (InvalidArgument, NotFound):
             return False
+        if found.model != model:
+            return False
+        request = aliases.DeleteModelAliasRequest(name=alias, etag=found.etag)
+        return await gone(calls.ask(calls.stubs.aliases.DeleteModelAlias, request))
 
     def has_ended(self, found: model_pb2.Model) -> bool:
         ended = model_pb2.Model.SUCCEEDED, model_pb2.Model.FAILED, model_pb2.Model.CANCELLED
@@ -218,7 +234,7 @@ class Evaluations(_Unfinished):
         async for message in calls.watch(calls.stubs.evaluations.WatchEvaluation, request):
             yield message.evaluation
 
-    async def remove(self, calls: AsyncCalls, name: str) -> bool:
+    async def remove(self, calls: AsyncCalls, resource: Resource, name: str) -> bool:
         request = evaluations.DeleteEvaluationRequest(name=name)
         return await gone(calls.ask(calls.stubs.evaluations.DeleteEvaluation, request))
 
@@ -270,17 +286,15 @@ class BatchPredictions(_Unfinished):
         async for message in calls.watch(calls.stubs.predictions.WatchBatchPrediction, request):
             yield message.batch_prediction
 
-    async def remove(self, calls: AsyncCalls, name: str) -> bool:
+    async def remove(self, calls: AsyncCalls, resource: Resource, name: str) -> bool:
+        """Its id is free once its files are removed."""
+        request = predictions.DeleteBatchPredictionRequest(name=name, force=True)
         try:
-            found = await self.get(calls, name)
+            await calls.ask(calls.stubs.predictions.DeleteBatchPrediction, request)
+            await self.get(calls, name)
         except NotFound:
             return True
-        if not self.has_ended(found):
-            request = predictions.CancelBatchPredictionRequest(name=name)
-            await gone(calls.ask(calls.stubs.predictions.CancelBatchPrediction, request))
-            return False
-        request = predictions.DeleteBatchPredictionRequest(name=name)
-        return await gone(calls.ask(calls.stubs.predictions.DeleteBatchPrediction, request))
+        return False
 
     def has_ended(self, found: batch_prediction_pb2.BatchPrediction) -> bool:
         of = batch_prediction_pb2.BatchPrediction

@@ -1,5 +1,7 @@
 """A custom resource as the operator sees it, and the conditions that it writes."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,7 +10,13 @@ from typing import Any
 GROUP, VERSION = "sightline.dev", "v1alpha1"
 READY, ACCEPTED = "Ready", "Accepted"
 MAX_MESSAGE = 2_000  # characters of a condition's message
-OWN_FIELDS = frozenset({"alias", "deletionPolicy", "model", "retrainWhen"})  # of a spec; others are the contract's
+OWN_FIELDS = frozenset({"alias", "deletionPolicy", "model"})  # of a spec; others are the contract's
+# Of which kind what may change; everything else is fixed by the creation.
+MUTABLE = {
+    "Dataset": frozenset({"annotationFileUris", "customProperties", "deletionPolicy", "displayName"}),
+    "Model": frozenset({"alias", "customProperties", "deletionPolicy", "displayName"}),
+}
+MUTABLE_BY_DEFAULT = frozenset({"deletionPolicy"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +54,18 @@ class Resource:
     def is_created(self) -> bool:
         """Whether the resource of the contract has been created for this one."""
         return bool(self.status.get("created"))
+
+    @property
+    def was_refused(self) -> bool:
+        """Whether nothing was created for it, because what it asks for cannot be."""
+        return any(one["type"] == ACCEPTED and one["status"] == "False" for one in self.status.get("conditions", ()))
+
+    @property
+    def fixed_digest(self) -> str:
+        """A digest of the fields that its creation fixes."""
+        mutable = MUTABLE.get(self.kind, MUTABLE_BY_DEFAULT)
+        fixed = {name: value for name, value in self.spec.items() if name not in mutable}
+        return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def is_kept(self) -> bool:

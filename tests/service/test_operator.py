@@ -6,14 +6,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
-from kmock import KubernetesEmulator, Server, resource
+from kmock import KubernetesEmulator, ResourceInfo, Server, resource
 
 from sightline.v1 import dataset_service_pb2 as dataset_service
 from sightline.v1 import model_alias_service_pb2 as alias_service
@@ -100,7 +100,7 @@ def _plural(kind: str) -> resource:
 
 
 @asynccontextmanager
-async def operating(cluster: Cluster) -> AsyncIterator[asyncio.subprocess.Process]:
+async def operating(cluster: Cluster) -> AsyncGenerator[asyncio.subprocess.Process]:
     """A process of the operator. (kopf cancels every other task of its loop when it ends.)"""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "services.operator", env=os.environ | cluster.environment, stderr=subprocess.STDOUT
@@ -119,14 +119,11 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
     async with suite(tmp_path) as made, KubernetesEmulator() as api, Server(api) as server:
         made.key("operator", "admin", "acme")
         for name in ("v1/namespaces", "v1/events", "apiextensions.k8s.io/v1/customresourcedefinitions"):
-            api.resources[name].verbs = {"list", "watch", "create"}
+            api.resources[name].verbs = {"list", "watch", "create"}  # as every cluster's discovery names them
         for kind in ("Dataset", "Model", "Evaluation", "BatchPrediction"):
-            api.resources[_plural(kind)] = {
-                "namespaced": True,
-                "kind": kind,
-                "verbs": ["list", "watch", "patch"],
-                "subresources": ["status"],
-            }
+            api.resources[_plural(kind)] = ResourceInfo(
+                namespaced=True, kind=kind, verbs={"list", "watch", "patch"}, subresources={"status"}
+            )
         yield Cluster(api, str(server.url), made, tmp_path)
 
 
@@ -188,7 +185,9 @@ async def test_a_changed_name_is_updated_and_other_files_are_the_next_version(cl
         await cluster.until("Dataset", "pets", lambda status: status.get("observedGeneration") == 2)
         more = await files_of(cluster, "more", 24)
         await cluster.change("Dataset", "pets", {"annotationFileUris": more}, generation=3)
-        later = await cluster.until("Dataset", "pets", lambda status: status.get("version") == "2")
+        later = await cluster.until(
+            "Dataset", "pets", lambda status: (status.get("version"), status.get("state")) == ("2", "READY")
+        )
         assert later["images"] == 24
     get = dataset_service.GetDatasetRequest(name="datasets/pets")
     assert (await cluster.suite.call("GetDataset", get, "operator")).display_name == "Pets"
