@@ -1,8 +1,9 @@
-"""Writes the custom resource definitions: `python tools/crds.py` makes deploy/k8s/crds/ from protos/.
+"""Writes the custom resource definitions of deploy/k8s/crds from protos/; with --check, compares them.
 
-A field of the contract is part of a resource's spec if its comment begins with `Required.` or `Optional.`; unless the comment
-says that it can be updated, Kubernetes refuses to change it. What only the contract of the custom resources has is in
-`EXTRA`, rules that span fields in `RULES`.
+A field of the contract is part of a resource's spec if its comment begins with `Required.` or `Optional.`; unless the
+comment says that it can be updated, Kubernetes refuses to change it. What only the custom resources have, and rules
+that span fields, is in `KINDS`. Strings, lists and maps are bounded everywhere, because Kubernetes refuses rules that
+might be expensive.
 """
 
 from __future__ import annotations
@@ -19,16 +20,23 @@ from google.protobuf.descriptor_pb2 import DescriptorProto, EnumDescriptorProto,
 from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "deploy/k8s/crds"
 GROUP, VERSION = "sightline.dev", "v1alpha1"
 HEAD = "# Made from protos/ by `make manifests`; change tools/crds.py or the protos instead.\n"
 FIXED = "{} cannot be changed; create another resource"
-DURATION = {"type": "string", "pattern": r"^[0-9]{1,7}(\.[0-9]{1,9})?s$", "description": "Seconds, such as `600s`."}
+DURATION = {
+    "type": "string",
+    "maxLength": 32,
+    "pattern": r"^[0-9]{1,7}(\.[0-9]{1,9})?s$",
+    "description": "Seconds, such as `600s`.",
+}
 DELETION = {
     "type": "string",
     "enum": ["Delete", "Keep"],
     "default": "Delete",
     "description": "Whether deleting this resource deletes it in Sightline too.",
 }
+MAX_ITEMS, MAX_LENGTH = 100, 2048  # unless `LIMITS` has others
 Schema = dict[str, Any]
 F = FieldDescriptorProto
 
@@ -55,6 +63,7 @@ READY = ("Reason", "string", '.status.conditions[?(@.type=="Ready")].reason')
 AGE = ("Age", "date", ".metadata.creationTimestamp")
 OF_MODEL: Schema = {
     "type": "string",
+    "maxLength": 326,
     "pattern": "^models/[a-zA-Z0-9][a-zA-Z0-9._-]{0,254}(@[a-z0-9-]{1,63})?$",
     "description": "`models/{model}`, or an alias of a model.",
 }
@@ -71,25 +80,11 @@ KINDS = (
         extra={
             "alias": {
                 "type": "string",
+                "maxLength": 63,
                 "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
                 "description": "Once trained, `models/{name}@{alias}` stands for the model.",
             },
-            "retrainWhen": {
-                "type": "string",
-                "enum": ["Never", "DatasetChanged"],
-                "default": "Never",
-                "description": (
-                    "DatasetChanged: train again for each later version of the training dataset. With `alias`, that "
-                    "stands for the new model if a comparison on the test dataset shows that it is not worse."
-                ),
-            },
         },
-        rules=(
-            (
-                "self.retrainWhen != 'DatasetChanged' || has(self.evaluationParameters)",
-                "retrainWhen DatasetChanged needs evaluationParameters.testDataset, on which versions are compared",
-            ),
-        ),
     ),
     Kind(
         "Evaluation",
@@ -117,12 +112,18 @@ KINDS = (
 # Limits of the contract that its types do not express.
 LIMITS: dict[str, Schema] = {
     "Dataset.annotation_file_uris": {"minItems": 1, "maxItems": 10},
+    "Dataset.display_name": {"maxLength": 256},
+    "Model.display_name": {"maxLength": 256},
+    "Evaluation.display_name": {"maxLength": 256},
+    "BatchPrediction.display_name": {"maxLength": 256},
+    "BatchPrediction.max_results": {"minimum": 1},
     "Hyperparameters.resolution": {"minimum": 32, "maximum": 1024},
     "Hyperparameters.max_trials": {"minimum": 1, "maximum": 1000},
     "Hyperparameters.max_rung": {"minimum": 0},
     "Hyperparameters.seed": {"minimum": 0},
     "BatchPrediction.score_threshold": {"minimum": 0, "maximum": 1},
 }
+MUTABLE = {"Dataset.annotation_file_uris"}  # other files become the next version
 ALTERNATIVES = {"BatchPrediction.input_uri_prefix", "BatchPrediction.dataset_name"}  # one of them is required
 STATUS: Schema = {
     "type": "object",
@@ -137,8 +138,9 @@ STATUS: Schema = {
         "images": {"type": "integer", "format": "int32", "description": "Images in the dataset."},
         "observedGeneration": {"type": "integer", "format": "int64"},
         "created": {"type": "boolean", "description": "Whether Sightline has created it for this resource."},
+        "fixedDigest": {"type": "string", "description": "Of the fields that cannot be changed."},
+        "alias": {"type": "string", "description": "The alias that was set."},
         "trainedDatasetVersion": {"type": "integer", "format": "int32"},
-        "retrained": {"type": "array", "items": {"type": "string"}, "description": "Models trained since."},
         "resultUris": {"type": "array", "items": {"type": "string"}},
         "conditions": {
             "type": "array",
@@ -196,7 +198,7 @@ class Contract:
             properties[name] = {**self._field(one, comment), **LIMITS.get(path, {})}
             if comment.startswith("Required.") and path not in ALTERNATIVES:
                 required.append(name)
-            if mutable and "Can be updated" not in comment:
+            if mutable and "Can be updated" not in comment and path not in MUTABLE:
                 same = (
                     f"has(self.{name}) == has(oldSelf.{name}) && (!has(self.{name}) || self.{name} == oldSelf.{name})"
                 )
@@ -209,11 +211,11 @@ class Contract:
         return schema
 
     def _field(self, one: FieldDescriptorProto, comment: str) -> Schema:
-        text = {"description": comment.partition(" ")[2]}
+        text = {"description": comment.partition(" ")[2].removeprefix("Immutable. ")}
         if one.label == F.LABEL_REPEATED:
             if one.type == F.TYPE_MESSAGE:  # the only maps and repeated messages are maps of texts
                 return {"type": "object", "maxProperties": 10, "additionalProperties": _TEXT, **text}
-            return {"type": "array", "items": self._scalar(one), **text}
+            return {"type": "array", "maxItems": MAX_ITEMS, "items": self._scalar(one), **text}
         return {**self._scalar(one), **text}
 
     def _scalar(self, one: FieldDescriptorProto) -> Schema:
@@ -229,7 +231,7 @@ class Contract:
 
 _TEXT: Schema = {"type": "string", "maxLength": 256}
 _SCALARS: dict[int, Schema] = {
-    F.TYPE_STRING: {"type": "string", "minLength": 1},
+    F.TYPE_STRING: {"type": "string", "minLength": 1, "maxLength": MAX_LENGTH},
     F.TYPE_BOOL: {"type": "boolean"},
     F.TYPE_INT32: {"type": "integer", "format": "int32"},
     F.TYPE_INT64: {"type": "integer", "format": "int64"},
@@ -285,13 +287,14 @@ def definition(kind: Kind, contract: Contract) -> Schema:
     }
 
 
-def definitions() -> dict[str, str]:
-    """Each file's name and text."""
+def definitions() -> dict[Path, str]:
+    """Each file's path and text."""
     contract = Contract(_compiled())
     dump: Any = yaml.SafeDumper
     dump.ignore_aliases = lambda *_: True
     return {
-        f"{kind.plural}.yaml": HEAD + yaml.dump(definition(kind, contract), Dumper=dump, sort_keys=False, width=1000)
+        FOLDER / f"{kind.plural}.yaml": HEAD
+        + yaml.dump(definition(kind, contract), Dumper=dump, sort_keys=False, width=1000)
         for kind in KINDS
     }
 
@@ -315,14 +318,16 @@ def _compiled() -> FileDescriptorSet:
         return FileDescriptorSet.FromString(target.read_bytes())
 
 
-def main() -> None:
-    """Writes the files."""
-    folder = ROOT / "deploy/k8s/crds"
-    folder.mkdir(exist_ok=True)
-    for name, text in definitions().items():
-        (folder / name).write_text(text)
-    sys.stdout.write(f"wrote {len(KINDS)} definitions to {folder.relative_to(ROOT)}\n")
+def main() -> int:
+    """Writes the files, or compares them; returns 1 if one is out of date."""
+    stale = {path: text for path, text in definitions().items() if not path.exists() or path.read_text() != text}
+    for path, text in stale.items():
+        if "--check" in sys.argv[1:]:
+            print(f"{path.relative_to(ROOT)} is out of date: run `make manifests`")
+        else:
+            path.write_text(text)
+    return 1 if stale and "--check" in sys.argv[1:] else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
