@@ -21,6 +21,7 @@ STATED = {
     "deploy/Dockerfile": r"(?:sightline-[\w-]+:|^ARG VERSION=)([\w.]+)",
     "deploy/compose.yaml": r"image: sightline-[\w-]+:(\S+)",
     "deploy/k8s/base/kustomization.yaml": r"- name: sightline-[\w-]+\n +newTag: (\S+)",
+    "deploy/k8s/components/operator/kustomization.yaml": r"- name: sightline-[\w-]+\n +newTag: (\S+)",
     "deploy/k8s/components/predictor-torch/kustomization.yaml": r"- name: sightline-[\w-]+\n +newTag: (\S+)",
     "docs/operations.md": r"sightline-\$\w+:([\w.]+)",
 }

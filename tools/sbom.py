@@ -24,6 +24,7 @@ IMAGES = {
     "dataset": "",
     "trainer-api": "",
     "gateway": "",
+    "operator": "operator",
     "predictor": "serve",
     "predictor-torch": "torch",
     "trainer-worker": "torch",

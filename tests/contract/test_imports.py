@@ -20,6 +20,7 @@ NO_CLIENT = {"grpc", "google", "rich", "PIL"}
         ("services.dataset.__main__", NO_TORCH),
         ("services.trainer.__main__", NO_TORCH),
         ("services.gateway.__main__", NO_TORCH),
+        ("services.operator.__main__", NO_TORCH),
         ("services.trainer.engine.__main__", NO_GRPC),
         ("services.kit.settings", NO_GRPC | NO_CLIENT),
         ("sightline", NO_CLIENT | NO_TORCH | NO_SERVER),

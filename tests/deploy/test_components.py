@@ -198,7 +198,7 @@ def test_network_policies_and_monitors_name_pods_and_ports_that_exist() -> None:
     (of_pods,), (of_services,) = of_kind("all", "PodMonitor"), of_kind("all", "ServiceMonitor")
     wanted = of_pods["spec"]["selector"]["matchLabels"].items()
     workers = {one["app.kubernetes.io/name"] for one in labels if wanted <= one.items()}
-    assert workers == {"dataset-worker", "trainer-worker", "predictor-worker"}
+    assert workers == {"dataset-worker", "trainer-worker", "predictor-worker", "operator"}
     wanted = of_services["spec"]["selector"]["matchLabels"].items()
     found = [one for one in of_kind("all", "Service") if wanted <= one["metadata"]["labels"].items()]
     assert {one["metadata"]["name"] for one in found} == {"dataset", "trainer", "predictor", "gateway"}

@@ -25,9 +25,10 @@ TARGETS = {
     "trainer-worker": "torch",
     "predictor": "serve",
     "gateway": "plain",
+    "operator": "kubernetes",
     "predictor-torch": "torch",
 }
-EXTRAS = {"plain": "", "serve": "serve", "torch": "torch"}
+EXTRAS = {"plain": "", "kubernetes": "operator", "serve": "serve", "torch": "torch"}
 
 
 def stage(name: str) -> str:
@@ -49,13 +50,13 @@ def test_the_base_image_has_one_full_version() -> None:
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
     assert workflow["jobs"]["run"]["container"] == image.replace("-slim", ""), "the tests run on the same version"
     stages = re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
-    assert set(stages) == {"${PYTHON_IMAGE}", "environment", "runtime", "plain", "serve", "torch"}
+    assert set(stages) == {"${PYTHON_IMAGE}", "environment", "runtime", "plain", "kubernetes", "serve", "torch"}
 
 
 def test_every_install_is_restricted_to_locked_versions_and_hashes() -> None:
     pip, *installs = re.findall(r"pip install [^\n]*", DOCKERFILE)
     assert pip.startswith("pip install --require-hashes -r /pip.txt")
-    assert len(installs) == 4
+    assert len(installs) == 5
     assert all("--require-hashes -c /constraints.txt" in one for one in installs)
     assert "--no-deps --no-build-isolation" in stage("wheels"), "the build downloads nothing by itself"
 
@@ -88,7 +89,7 @@ def test_a_target_has_the_packages_of_its_stage_and_runs_unprivileged(target: st
 def test_only_the_torch_images_contain_torch_and_those_that_predict_an_engine(packages: str, extra: str) -> None:
     installed = distributions("sightline-services", extra)
     assert ("torch" in installed) is (packages == "torch")
-    assert ("onnxruntime" in installed) is (packages != "plain")
+    assert ("onnxruntime" in installed) is (packages in {"serve", "torch"})
 
 
 def test_the_build_context_has_only_what_the_build_copies() -> None:

@@ -14,6 +14,7 @@ from tests.support.manifests import (
     GATEWAY,
     NAMES,
     NAMESPACE,
+    OPERATOR,
     OURS,
     ROOT,
     SERVERS,
@@ -45,7 +46,7 @@ def test_every_container_is_confined_limited_and_probed(name: str) -> None:
         assert pod_context["runAsNonRoot"] is True, what
         assert pod_context["runAsUser"] >= 10000, what
         assert pod_context["seccompProfile"] == {"type": "RuntimeDefault"}, what
-        assert pod["automountServiceAccountToken"] is False, what
+        assert pod["automountServiceAccountToken"] is (container["name"] == OPERATOR), what
         if container.get("restartPolicy") != "Always":  # a sidecar has no callers
             assert {"startupProbe", "readinessProbe", "livenessProbe"} <= container.keys(), what
         for bound in ("requests", "limits"):

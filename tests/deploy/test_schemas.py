@@ -51,16 +51,16 @@ def test_every_custom_resource_is_valid_for_its_operator(name: str) -> None:
 @functools.cache
 def schema(version: str, kind: str) -> Any:
     """An operator's schema of a kind, with unknown fields forbidden."""
-    return _strict(yaml.safe_load((SCHEMAS / f"{version}.yaml").read_text())[kind])
+    return strict(yaml.safe_load((SCHEMAS / f"{version}.yaml").read_text())[kind])
 
 
-def _strict(schema: Any) -> Any:
+def strict(schema: Any) -> Any:
     """The schema with unknown fields forbidden: the cluster would drop them silently."""
     if isinstance(schema, list):
-        return [_strict(one) for one in schema]
+        return [strict(one) for one in schema]
     if not isinstance(schema, dict):
         return schema
-    made = {key: _strict(value) for key, value in schema.items()}
+    made = {key: strict(value) for key, value in schema.items()}
     open_ended = made.get("x-kubernetes-preserve-unknown-fields") or "additionalProperties" in made
     if isinstance(made.get("properties"), dict) and made.get("type") == "object" and not open_ended:
         made["additionalProperties"] = False

@@ -15,9 +15,10 @@ MODULES = {
     "predictor": "services.predictor",
     "predictor-torch": "services.predictor",
     "gateway": "services.gateway",
+    "operator": "services.operator",
 }
 # Without the base; torch alone is several times that.
-MOST_MIB = {"dataset": 250, "trainer-api": 250, "gateway": 250, "predictor": 400}
+MOST_MIB = {"dataset": 250, "trainer-api": 250, "gateway": 250, "operator": 300, "predictor": 400}
 
 pytestmark = pytest.mark.timeout(3600)
 

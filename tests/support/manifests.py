@@ -35,12 +35,24 @@ COMBINATIONS: dict[str, tuple[str, ...]] = {
     "network-policies": ("network-policies",),
     "gpu": ("gpu", "predictor-torch"),
     "kueue": ("autoscaling", "kueue"),
-    "all": ("object-store", "tls", "signing", "gpu-mig", "autoscaling", "monitoring", "network-policies", "kueue"),
+    "operator": ("operator",),
+    "all": (
+        "operator",
+        "object-store",
+        "tls",
+        "signing",
+        "gpu-mig",
+        "autoscaling",
+        "monitoring",
+        "network-policies",
+        "kueue",
+    ),
 }
 
 Resource = dict[str, Any]
 CLUSTER_WIDE = {"ResourceFlavor", "ClusterQueue"}
 APIS = {"dataset-api", "trainer-api", "predictor"}
+OPERATOR = "operator"  # only with its component, and the only one that uses the Kubernetes API
 GATEWAY = "gateway"  # serves HTTP, and has neither NATS nor the store
 SERVERS = APIS | {GATEWAY}
 OURS: dict[str, type[Settings]] = {

@@ -117,6 +117,7 @@ class Suite:
         self.step: Callable[[], Any] = never  # of the trainer's coordinator and worker
         self.addresses: Addresses
         self.channels: dict[str, grpc.aio.Channel] = {}
+        self.addresses: Addresses  # once the suite runs
         self.limits: dict[str, Limits] = {}  # by project
         self.batch_queue = MemoryQueue()
         self.models: TrainerModels  # once the suite runs

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from services.dataset.settings import DatasetSettings
 from services.gateway.settings import GatewaySettings
 from services.kit.settings import Settings
+from services.operator.settings import OperatorSettings
 from services.predictor.settings import PredictorSettings
 from services.trainer.settings import TrainerSettings
 
@@ -29,6 +30,7 @@ CHAPTERS: dict[str, type[Settings]] = {
     "Trainer": TrainerSettings,
     "Predictor": PredictorSettings,
     "Gateway": GatewaySettings,
+    "Operator": OperatorSettings,
 }
 
 

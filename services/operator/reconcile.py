@@ -1,0 +1,232 @@
+"""One step of one custom resource: create it, bring it up to date, or wait for its next change."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from google.protobuf import json_format
+
+from services.operator.kinds import KINDS, Found, Kind
+from services.operator.resource import ACCEPTED, READY, Condition, Resource, with_conditions
+from sightline.client.calls import AsyncCalls
+from sightline.client.errors import (
+    AlreadyExists,
+    Conflict,
+    DatasetNotReady,
+    DeadlineExceeded,
+    InvalidArgument,
+    ModelNotReady,
+    NotFound,
+    SightlineError,
+)
+
+WATCH_SECONDS = 60.0  # of one step; then the resource is read again
+RESYNC_SECONDS = 300.0  # of a resource that has ended
+SOON, LATER = 5.0, 60.0  # seconds until a step that failed is repeated
+WAITED_FOR = DatasetNotReady, ModelNotReady, NotFound
+GONE, CHANGED = "DeletedInSightline", "ImmutableFieldChanged"
+Now = Callable[[], datetime]
+Interruption = Callable[[], Awaitable[object]]  # returns once a step that waits should end
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The status after a step, and when the next one is due unless the resource changes before."""
+
+    status: dict[str, Any]
+    delay_seconds: float = 0.0
+    is_away: bool = False  # the suite did not answer
+
+
+def utc_now() -> datetime:
+    """The time."""
+    return datetime.now(UTC)
+
+
+async def never() -> None:
+    """Interrupts nothing."""
+    await asyncio.Event().wait()
+
+
+async def step(
+    calls: AsyncCalls,
+    resource: Resource,
+    interrupted: Interruption = never,
+    *,
+    project: str = "",
+    now: Now = utc_now,
+) -> Step:
+    """Takes the next step; never raises what the suite answers, but shows it as a condition.
+
+    Returns at once if there is something new to show. Otherwise it returns after the next change, or once it is
+    interrupted.
+    """
+    kind = KINDS[resource.kind]
+    shown: dict[str, Any] = {"project": project, "observedGeneration": resource.generation}
+    try:
+        found = await _present(kind, calls, resource)
+        if found is None:
+            return _failed(resource, shown, now, _gone(resource), LATER)
+        shown |= {"created": True, "resourceName": found.name, "fixedDigest": resource.fixed_digest}
+        if resource.status.get("fixedDigest", resource.fixed_digest) != resource.fixed_digest:
+            del shown["fixedDigest"]  # that of what was created stays
+            return _failed(resource, shown, now, _changed(resource), LATER)
+        found = await kind.update(calls, resource, found)
+        finished = await kind.finish(calls, resource, found) if kind.has_ended(found) else {}
+        status = _shown(kind, resource, found, shown | finished, now)
+        if _differs(status, resource):
+            return Step(status)
+        if kind.has_ended(found):
+            await _wait(asyncio.sleep(RESYNC_SECONDS), interrupted)
+            return Step(status)
+        later = await _wait(_next(kind, calls, found), interrupted)
+    except (SightlineError, json_format.ParseError) as error:
+        return _refused(resource, shown, now, error)
+    return Step(status if later is None else _shown(kind, resource, later, shown, now))
+
+
+async def remove(calls: AsyncCalls, resource: Resource, *, now: Now = utc_now) -> tuple[bool, Step]:
+    """Takes a step towards the end of a deleted resource; whether it may go, and the status until then."""
+    kind = KINDS[resource.kind]
+    if resource.is_kept:
+        return True, Step({})
+    try:
+        name = await _created_name(kind, calls, resource)
+        if not name or await kind.remove(calls, resource, name):
+            return True, Step({})
+    except SightlineError as error:
+        return False, _refused(resource, {}, now, error)
+    waiting = Condition(READY, "False", "Deleting", "Sightline is still stopping or removing it.")
+    return False, _failed(resource, {}, now, waiting, SOON)
+
+
+def condition_of(error: Exception) -> tuple[Condition, float]:
+    """What an error means for the resource, and after how long to try again."""
+    if isinstance(error, json_format.ParseError):
+        return Condition(ACCEPTED, "False", "InvalidSpec", f"{error}; correct the spec."), LATER
+    assert isinstance(error, SightlineError), error
+    message = error.message + (f" Fix: {error.fix}." if error.fix else "")
+    reason = _reason(error)
+    if isinstance(error, AlreadyExists):
+        message += " It was not created by this resource: choose another name, or delete it first."
+        return Condition(ACCEPTED, "False", reason, message), LATER
+    if isinstance(error, InvalidArgument):
+        return Condition(ACCEPTED, "False", reason, message), LATER
+    if error.retryable or isinstance(error, DeadlineExceeded):
+        return Condition(READY, "Unknown", reason, message), SOON
+    if isinstance(error, (Conflict, *WAITED_FOR)):
+        return Condition(READY, "False", reason, message), SOON
+    return Condition(READY, "False", reason, message), LATER
+
+
+def _refused(resource: Resource, shown: dict[str, Any], now: Now, error: Exception) -> Step:
+    """What is shown of an error."""
+    condition, delay = condition_of(error)
+    return _failed(resource, shown, now, condition, delay)
+
+
+async def _created_name(kind: Kind, calls: AsyncCalls, resource: Resource) -> str:
+    """The name of what the resource has created; empty if that is nothing. SightlineError if it cannot be told.
+
+    A process may have died between creating it and noting that in the status. The call repeated with its request id
+    finds it, and if there is none makes one that is deleted at once.
+    """
+    if resource.is_created:
+        return kind.name_of(resource)
+    if resource.was_refused:
+        return ""
+    try:
+        return str((await kind.create(calls, resource)).name)
+    except json_format.ParseError:
+        return ""
+    except SightlineError as error:
+        if error.retryable or isinstance(error, DeadlineExceeded):
+            raise
+        return ""
+
+
+async def _present(kind: Kind, calls: AsyncCalls, resource: Resource) -> Found | None:
+    """What the resource has created; None if somebody has deleted that."""
+    if not resource.is_created:
+        return await kind.create(calls, resource)
+    try:
+        return await kind.get(calls, kind.name_of(resource))
+    except NotFound:
+        return None
+
+
+async def _next(kind: Kind, calls: AsyncCalls, found: Found) -> Found | None:
+    """The first value that shows something new; None if there was none for a while."""
+    async with asyncio.timeout(WATCH_SECONDS), aclosing(kind.watch(calls, found.name)) as changes:
+        async for later in changes:
+            if kind.summary(later) != kind.summary(found):
+                return later
+    return None
+
+
+async def _wait(coming: Coroutine[Any, Any, Found | None], interrupted: Interruption) -> Found | None:
+    """What is awaited; None if that is interrupted, or takes too long."""
+    tasks = asyncio.ensure_future(coming), asyncio.ensure_future(interrupted())
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return tasks[0].result() if tasks[0].done() else None
+    except TimeoutError:
+        return None
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _shown(kind: Kind, resource: Resource, found: Found, shown: dict[str, Any], now: Now) -> dict[str, Any]:
+    """The status for what was found."""
+    summary = kind.summary(found)
+    conditions = [Condition(ACCEPTED, "True", "Created"), _readiness(kind, found, summary)]
+    return shown | summary | {"conditions": with_conditions(resource, conditions, now())}
+
+
+def _readiness(kind: Kind, found: Found, summary: dict[str, Any]) -> Condition:
+    state = summary["state"]
+    reason = "".join(word.title() for word in state.split("_"))
+    if state in ("READY", "SUCCEEDED"):
+        return Condition(READY, "True", reason)
+    if kind.has_ended(found) and found.DESCRIPTOR.fields_by_name.get("error") and found.HasField("error"):
+        return Condition(READY, "False", reason, found.error.message)
+    return Condition(READY, "False", reason)
+
+
+def _failed(resource: Resource, shown: dict[str, Any], now: Now, condition: Condition, delay: float) -> Step:
+    conditions = [condition]
+    if condition.type == ACCEPTED:
+        conditions.append(Condition(READY, "False", condition.reason, condition.message))
+    status = shown | {"conditions": with_conditions(resource, conditions, now())}
+    return Step(status, delay, is_away=condition.status == "Unknown")
+
+
+def _gone(resource: Resource) -> Condition:
+    message = (
+        f"Somebody has deleted {resource.status.get('resourceName')} in Sightline. "
+        "It is not created again: delete this resource, and apply it again if you still want it."
+    )
+    return Condition(READY, "False", GONE, message)
+
+
+def _changed(resource: Resource) -> Condition:
+    message = (
+        f"Fields of {resource.status.get('resourceName')} were changed that it keeps for life. "
+        "Restore them, or create another resource."
+    )
+    return Condition(ACCEPTED, "False", CHANGED, message)
+
+
+def _reason(error: SightlineError) -> str:
+    """The reason in the form of conditions' reasons: `datasetNotReady` as `DatasetNotReady`."""
+    reason = error.reason or type(error).__name__
+    return reason[0].upper() + reason[1:]
+
+
+def _differs(status: dict[str, Any], resource: Resource) -> bool:
+    return any(resource.status.get(name) != value for name, value in status.items())
