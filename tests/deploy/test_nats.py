@@ -124,7 +124,7 @@ async def _writes_its_records_only(cluster: Cluster, user: str) -> None:
                 break
             except Unavailable:  # the servers accept nothing until they have elected a leader
                 await asyncio.sleep(0.2)
-        with pytest.raises(Unavailable, match="no answer|timeout"):
+        with pytest.raises(Unavailable, match=r"no answer|timeout"):
             await records.create(foreign, b"1")
 
 
