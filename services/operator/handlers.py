@@ -8,7 +8,7 @@ from typing import Any
 import kopf
 
 from services.operator.kinds import KINDS
-from services.operator.reconcile import Interruption, Step, remove, step
+from services.operator.reconcile import Interruption, Pace, Step, remove, step
 from services.operator.resource import GROUP, VERSION, Resource
 from sightline.client.calls import AsyncCalls
 
@@ -23,7 +23,7 @@ EXIT_SECONDS = 5.0  # for a step to end when it is interrupted
 
 def registry(calls_of: CallsOf, project_of: Callable[[str], str], *logins: Login) -> kopf.OperatorRegistry:
     """The handlers of all kinds, and the ways to the api server, of which the first that there is counts."""
-    made = kopf.OperatorRegistry()
+    made, pace = kopf.OperatorRegistry(), Pace()
     for number, login in enumerate(logins):
         kopf.on.login(registry=made, id=f"login-{number}", errors=kopf.ErrorsMode.IGNORED)(login)
     for kind in KINDS.values():
@@ -35,11 +35,11 @@ def registry(calls_of: CallsOf, project_of: Callable[[str], str], *logins: Login
         ) -> None:
             resource = Resource.of(body)
             interrupted = _interruption(body, resource, stopped)
-            if await _is_due(memo, interrupted):
+            if await _is_due(memo, resource, interrupted):
                 project = project_of(resource.namespace)
-                taken = await step(calls_of(resource.namespace), resource, interrupted, project=project)
+                taken = await step(calls_of(resource.namespace), resource, interrupted, pace, project=project)
                 _show(body, resource, taken.status, patch)
-                _plan(memo, taken)
+                _plan(memo, resource, taken)
 
         @kopf.on.delete(*resource, registry=made, id="remove")
         async def removed(body: kopf.Body, patch: kopf.Patch, **_: Any) -> None:
@@ -78,10 +78,10 @@ def _interruption(body: kopf.Body, resource: Resource, stopped: kopf.DaemonStopp
     return interrupted
 
 
-async def _is_due(memo: kopf.Memo, interrupted: Interruption) -> bool:
+async def _is_due(memo: kopf.Memo, resource: Resource, interrupted: Interruption) -> bool:
     """Whether a step may be taken at once; otherwise it has waited for the delay that the last one asked for."""
     delay = memo.pop("delay", 0.0)
-    if not delay:
+    if not delay or memo["generation"] != resource.generation:
         return True
     try:
         async with asyncio.timeout(delay):
@@ -91,8 +91,9 @@ async def _is_due(memo: kopf.Memo, interrupted: Interruption) -> bool:
     return False  # the next step sees what has changed meanwhile
 
 
-def _plan(memo: kopf.Memo, taken: Step) -> None:
+def _plan(memo: kopf.Memo, resource: Resource, taken: Step) -> None:
     """Notes when the next step is due: later and later while the suite is away."""
+    memo["generation"] = resource.generation
     memo["failures"] = failures = memo.get("failures", 0) + 1 if taken.is_away else 0
     memo["delay"] = min(taken.delay_seconds * 2 ** max(0, failures - 1), LONGEST_DELAY_SECONDS)
 

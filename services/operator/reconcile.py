@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,6 +24,7 @@ from sightline.client.errors import (
 )
 
 WATCH_SECONDS = 60.0  # of one step; then the resource is read again
+POLL_SECONDS = 10.0  # between two looks at a resource while all streams are taken
 RESYNC_SECONDS = 300.0  # of a resource that has ended
 SOON, LATER = 5.0, 60.0  # seconds until a step that failed is repeated
 WAITED_FOR = DatasetNotReady, ModelNotReady, NotFound
@@ -41,6 +42,14 @@ class Step:
     is_away: bool = False  # the suite did not answer
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How much is asked for at once, however many resources there are: far below a caller's share of a service."""
+
+    steps: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(20))
+    streams: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(50))
+
+
 def utc_now() -> datetime:
     """The time."""
     return datetime.now(UTC)
@@ -55,6 +64,7 @@ async def step(
     calls: AsyncCalls,
     resource: Resource,
     interrupted: Interruption = never,
+    pace: Pace | None = None,
     *,
     project: str = "",
     now: Now = utc_now,
@@ -64,25 +74,26 @@ async def step(
     Returns at once if there is something new to show. Otherwise it returns after the next change, or once it is
     interrupted.
     """
-    kind = KINDS[resource.kind]
+    kind, pace = KINDS[resource.kind], pace or Pace()
     shown: dict[str, Any] = {"project": project, "observedGeneration": resource.generation}
     try:
-        found = await _present(kind, calls, resource)
-        if found is None:
-            return _failed(resource, shown, now, _gone(resource), LATER)
-        shown |= {"created": True, "resourceName": found.name, "fixedDigest": resource.fixed_digest}
-        if resource.status.get("fixedDigest", resource.fixed_digest) != resource.fixed_digest:
-            del shown["fixedDigest"]  # that of what was created stays
-            return _failed(resource, shown, now, _changed(resource), LATER)
-        found = await kind.update(calls, resource, found)
-        finished = await kind.finish(calls, resource, found) if kind.has_ended(found) else {}
+        async with pace.steps:
+            found = await _present(kind, calls, resource)
+            if found is None:
+                return _failed(resource, shown, now, _gone(resource), LATER)
+            shown |= {"created": True, "resourceName": found.name}
+            if resource.status.get("fixedDigest", resource.fixed_digest) != resource.fixed_digest:
+                return _failed(resource, shown, now, _changed(resource), LATER)
+            shown["fixedDigest"] = resource.fixed_digest
+            found = await kind.update(calls, resource, found)
+            finished = await kind.finish(calls, resource, found) if kind.has_ended(found) else {}
         status = _shown(kind, resource, found, shown | finished, now)
         if _differs(status, resource):
             return Step(status)
         if kind.has_ended(found):
             await _wait(asyncio.sleep(RESYNC_SECONDS), interrupted)
             return Step(status)
-        later = await _wait(_next(kind, calls, found), interrupted)
+        later = await _wait(_next(kind, calls, found, pace), interrupted)
     except (SightlineError, json_format.ParseError) as error:
         return _refused(resource, shown, now, error)
     return Step(status if later is None else _shown(kind, resource, later, shown, now))
@@ -158,9 +169,12 @@ async def _present(kind: Kind, calls: AsyncCalls, resource: Resource) -> Found |
         return None
 
 
-async def _next(kind: Kind, calls: AsyncCalls, found: Found) -> Found | None:
+async def _next(kind: Kind, calls: AsyncCalls, found: Found, pace: Pace) -> Found | None:
     """The first value that shows something new; None if there was none for a while."""
-    async with asyncio.timeout(WATCH_SECONDS), aclosing(kind.watch(calls, found.name)) as changes:
+    if pace.streams.locked():
+        await asyncio.sleep(POLL_SECONDS)
+        return None
+    async with pace.streams, asyncio.timeout(WATCH_SECONDS), aclosing(kind.watch(calls, found.name)) as changes:
         async for later in changes:
             if kind.summary(later) != kind.summary(found):
                 return later

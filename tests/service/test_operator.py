@@ -1,151 +1,22 @@
-"""The operator against the suite's services, and a mock of Kubernetes' API that others keep."""
+"""The operator, as a process, between the suite's services and a mock of Kubernetes' API."""
 
-import asyncio
-import json
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
-from kmock import KubernetesEmulator, ResourceInfo, Server, resource
 
 from sightline.v1 import dataset_service_pb2 as dataset_service
 from sightline.v1 import model_alias_service_pb2 as alias_service
 from sightline.v1 import model_service_pb2 as model_service
-from tests.support import datasets
-from tests.support.suite_of_projects import Suite, suite
-
-GROUP = "sightline.dev/v1alpha1"
-
-
-class Cluster:
-    """A mock of a cluster's API, with an operator that works in it, and the suite that the operator calls."""
-
-    def __init__(self, api: KubernetesEmulator, url: str, made: Suite, folder: Path) -> None:
-        self.api, self.url, self.suite = api, url, made
-        config = folder / "kubeconfig"
-        context = {"cluster": "mock", "user": "mock"}
-        config.write_text(
-            json.dumps(
-                {
-                    "current-context": "mock",
-                    "contexts": [{"name": "mock", "context": context}],
-                    "clusters": [{"name": "mock", "cluster": {"server": url}}],
-                    "users": [{"name": "mock", "user": {}}],
-                }
-            )
-        )
-        self.environment = {
-            "KUBECONFIG": str(config),
-            "SIGHTLINE_DATASET_ADDRESS": made.addresses.dataset,
-            "SIGHTLINE_TRAINER_ADDRESS": made.addresses.trainer,
-            "SIGHTLINE_PREDICTOR_ADDRESS": made.addresses.predictor,
-            "SIGHTLINE_TOKEN": made.tokens["operator"],
-            "SIGHTLINE_METRICS_PORT": "0",
-        }
-
-    async def create(self, kind: str, name: str, spec: dict[str, Any], **meta: Any) -> None:
-        """Creates a resource."""
-        metadata = {"name": name, "namespace": "acme", "uid": f"uid-{kind}-{name}", "generation": 1}
-        metadata |= {"resourceVersion": "1"} | meta
-        body = {"apiVersion": GROUP, "kind": kind, "metadata": metadata, "spec": spec}
-        await self._ask("POST", kind, body)
-
-    async def change(self, kind: str, name: str, spec: dict[str, Any], generation: int) -> None:
-        """Changes a resource's spec."""
-        await self._ask("PATCH", kind, {"metadata": {"generation": generation}, "spec": spec}, name)
-
-    async def gone(self, kind: str, name: str) -> None:
-        """Returns once the resource is gone."""
-        for _ in range(300):
-            if self.api.objects[_plural(kind), "acme", name].deleted:
-                return
-            await self.suite.step()
-            await asyncio.sleep(0.05)
-        raise AssertionError(f"it stayed: {self.status(kind, name)}")
-
-    async def delete(self, kind: str, name: str) -> None:
-        """Deletes a resource."""
-        await self._ask("DELETE", kind, None, name)
-
-    async def _ask(self, method: str, kind: str, body: dict[str, Any] | None, name: str = "") -> None:
-        path = f"{self.url.rstrip('/')}/apis/{GROUP}/namespaces/acme/{kind.lower()}s" + (f"/{name}" if name else "")
-        async with aiohttp.ClientSession() as session, session.request(method, path, json=body) as response:
-            assert response.status < 300, await response.text()
-
-    def status(self, kind: str, name: str) -> dict[str, Any]:
-        return dict(self.api.objects[_plural(kind), "acme", name].raw.get("status", {}))
-
-    async def until(self, kind: str, name: str, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """The status, once it is so, while the suite works."""
-        for _ in range(300):
-            status = self.status(kind, name)
-            if holds(status):
-                return status
-            await self.suite.step()
-            await self.suite.world.work()
-            await self.suite.work_batches()
-            await asyncio.sleep(0.05)
-        raise AssertionError(f"it never came: {self.status(kind, name)}")
-
-
-def _plural(kind: str) -> resource:
-    return resource("sightline.dev", "v1alpha1", f"{kind.lower()}s")
-
-
-@asynccontextmanager
-async def operating(cluster: Cluster) -> AsyncGenerator[asyncio.subprocess.Process]:
-    """A process of the operator. (kopf cancels every other task of its loop when it ends.)"""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "services.operator", env=os.environ | cluster.environment, stderr=subprocess.STDOUT
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        assert await asyncio.wait_for(process.wait(), 30) in (0, -signal.SIGKILL)
+from tests.support.operator import PETS, TRAINING, Cluster, files_of, operating, reason, running_cluster
 
 
 @pytest.fixture
 async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
     """A cluster without an operator yet."""
-    async with suite(tmp_path) as made, KubernetesEmulator() as api, Server(api) as server:
-        made.key("operator", "admin", "acme")
-        for name in ("v1/namespaces", "v1/events", "apiextensions.k8s.io/v1/customresourcedefinitions"):
-            api.resources[name].verbs = {"list", "watch", "create"}  # as every cluster's discovery names them
-        for kind in ("Dataset", "Model", "Evaluation", "BatchPrediction"):
-            api.resources[_plural(kind)] = ResourceInfo(
-                namespaced=True, kind=kind, verbs={"list", "watch", "patch"}, subresources={"status"}
-            )
-        yield Cluster(api, str(server.url), made, tmp_path)
-
-
-PETS = {"annotationKind": "IMAGE_CLASSIFICATION"}
-TRAINING = {
-    "trainingParameters": {
-        "trainingDataset": "datasets/pets",
-        "timeBudget": "600s",
-        "modelKind": "GENERIC_CLASSIFIER",
-    }
-}
-
-
-async def files_of(cluster: Cluster, upload: str = "pets", images: int = 20) -> list[str]:
-    """The uris of an annotation file whose images are uploaded too."""
-    described, files = datasets.tagged(images)
-    uploaded = await cluster.suite.upload(upload, {"train.json": described, **files}, "operator")
-    return [file.uri for file in uploaded.files if file.path == "train.json"]
-
-
-def reason(status: dict[str, Any], type_: str = "Ready") -> str:
-    return next((one["reason"] for one in status.get("conditions", ()) if one["type"] == type_), "")
+    async with running_cluster(tmp_path) as made:
+        yield made
 
 
 async def test_a_model_that_is_applied_before_its_dataset_trains_once_that_is_there(cluster: Cluster):
@@ -262,3 +133,39 @@ async def test_two_operators_and_a_restart_create_once(cluster: Cluster):
             await cluster.until("Model", f"m{number}", lambda status: reason(status) == "Succeeded")
     listed = await cluster.suite.call("ListModels", model_service.ListModelsRequest(), "operator")
     assert [model.name for model in listed.models] == [f"models/m{number}" for number in range(4)]
+
+
+async def test_a_change_of_what_is_fixed_is_told_and_changes_nothing(cluster: Cluster):
+    await cluster.suite.register("pets", "operator")
+    async with operating(cluster):
+        await cluster.create("Model", "birds", TRAINING)
+        await cluster.until("Model", "birds", lambda status: reason(status) == "Succeeded")
+        other = TRAINING["trainingParameters"] | {"timeBudget": "900s"}
+        await cluster.change("Model", "birds", {"trainingParameters": other, "displayName": "Birds"}, generation=2)
+        await cluster.until("Model", "birds", lambda status: reason(status, "Accepted") == "ImmutableFieldChanged")
+        await cluster.change("Model", "birds", TRAINING, generation=3)
+        await cluster.until("Model", "birds", lambda status: reason(status, "Accepted") == "Created")
+    found = await cluster.suite.call("GetModel", model_service.GetModelRequest(name="models/birds"), "operator")
+    assert found.training_parameters.time_budget.seconds == 600
+
+
+async def test_a_deleted_model_takes_its_alias_with_it(cluster: Cluster):
+    await cluster.suite.register("pets", "operator")
+    async with operating(cluster):
+        await cluster.create("Model", "birds", TRAINING | {"alias": "production"})
+        await cluster.until("Model", "birds", lambda status: status.get("alias") == "production")
+        await cluster.delete("Model", "birds")
+        await cluster.gone("Model", "birds")
+    listed = await cluster.suite.call("ListModelAliases", alias_service.ListModelAliasesRequest(), "operator")
+    assert not listed.model_aliases
+
+
+async def test_a_new_reason_is_an_event(cluster: Cluster):
+    async with operating(cluster):
+        await cluster.create("Model", "birds", TRAINING)
+        await cluster.until("Model", "birds", lambda status: reason(status) == "DatasetNotFound")
+        await cluster.until("Model", "birds", lambda _: bool(cluster.events()))
+    (event,) = cluster.events()  # the mock keeps one of those without a name
+    assert (event["type"], event["reason"]) == ("Warning", "DatasetNotFound")
+    assert event["involvedObject"]["name"] == "birds"
+    assert "datasets/pets" in event["message"]

@@ -125,6 +125,7 @@ class Suite:
         self.batch_quotas: BatchQuotas
         self.remover: Remover  # of batch predictions
         self.predictor: Predictor
+        self.trainer_telemetry = MemoryTelemetry()
 
     def limits_of(self, project: str) -> Limits:
         return self.limits.get(project, UNLIMITED)
@@ -146,13 +147,14 @@ class Suite:
         call = method(iter(sent) if described.client_streaming else sent, metadata=metadata, timeout=20)
         return [one async for one in call] if described.server_streaming else await call
 
-    async def register(self, name: str, key: str) -> dataset_pb2.Dataset:
-        """A READY dataset of twenty images."""
+    async def register(self, name: str, key: str, *, work: bool = True) -> dataset_pb2.Dataset:
+        """A READY dataset of twenty images; without `work` it waits for validation."""
         described, files = datasets.tagged(20)
         uploaded = await self.upload(name, {"train.json": described, **files}, key)
         uri = next(file.uri for file in uploaded.files if file.path == "train.json")
         await self.call("CreateDataset", self.world.request(name, uris=(uri,)), key)
-        await self.world.work()
+        if work:
+            await self.world.work()
         request = dataset_service_pb2.GetDatasetRequest(name=f"datasets/{name}")
         return await self.call("GetDataset", request, key)
 
@@ -268,7 +270,7 @@ def plain(address: str) -> grpc.aio.Channel:
 
 @asynccontextmanager
 async def _trainer(made: Suite, services: Credentials) -> AsyncGenerator[str]:
-    records, clock, queue, telemetry = made.world.records, SystemClock(), MemoryQueue(), MemoryTelemetry()
+    records, clock, queue, telemetry = made.world.records, SystemClock(), MemoryQueue(), made.trainer_telemetry
     async with running(records) as store, open_channel(made.world.address, credentials=services) as channel:
         made.store = store
         known = GrpcDatasets(dataset_grpc.DatasetServiceStub(channel), made.blobs.bucket)
