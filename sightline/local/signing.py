@@ -5,8 +5,6 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from sightline.client import signing_keys
-
 FOLDER = "keys"
 OWN = ("SIGHTLINE_SIGNING_KEY", "SIGHTLINE_SIGNING_KEY_FILE", "SIGHTLINE_BUNDLE_KEY", "SIGHTLINE_BUNDLE_SIGNATURES")
 _PRIVATE, _PUBLIC, _RULE = "signing-key.pem", "bundle-key.pem", "signatures"
@@ -18,10 +16,16 @@ def keep(data: Path, *, used_before: bool) -> None:
     folder.mkdir(mode=0o700, exist_ok=True)
     if (folder / _RULE).exists():
         return
+    from sightline.client import signing_keys  # noqa: PLC0415 - needs cryptography, which callers lack
+
     for name in (_PRIVATE, _PUBLIC):  # of a start that was interrupted
         (folder / name).unlink(missing_ok=True)
     signing_keys.write(folder / _PRIVATE, folder / _PUBLIC)
-    (folder / _RULE).write_text("accept\n" if used_before else "require\n")
+    (folder / _PUBLIC).chmod(0o600)  # like all that is in the suite's folder
+    rule = folder / "new"
+    rule.touch(mode=0o600)
+    rule.write_text("accept\n" if used_before else "require\n")
+    rule.replace(folder / _RULE)
 
 
 def copy(source: Path, target: Path) -> None:

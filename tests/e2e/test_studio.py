@@ -75,6 +75,7 @@ def by_class(made: DigitSet, to: Path) -> Path:
 
 def drag(page: Page, *paths: Path) -> None:
     """Drags files and folders from outside of the browser onto the page."""
+    page.wait_for_load_state("networkidle")  # the page's scripts take the drop
     page.locator("#drop").scroll_into_view_if_needed()
     place = page.locator("#drop").bounding_box()
     assert place
