@@ -17,6 +17,7 @@ from sightline.cli.installed import environment, local_folder, require
 from sightline.cli.reporting import CommandError, report
 from sightline.local import signing
 
+SUMMARY = "backup.json"  # written last
 Data = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="The folder of a suite started by `sightline up`; .sightline if it exists."),
@@ -57,6 +58,9 @@ def restore(
     A restore that broke off can be repeated.
     """
     local = local_folder(data)
+    if local is not None and not (folder / SUMMARY).is_file():  # before anything of a suite is made
+        problem = CommandError(f"{folder} is no complete backup: it has no {SUMMARY}")
+        raise typer.Exit(report(problem, notes()))
     if local is not None:
         signing.copy(folder, local)
     with _nats_alone(local):

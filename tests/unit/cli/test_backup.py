@@ -20,8 +20,14 @@ def test_without_a_store_the_error_says_what_to_set(
     assert not (tmp_path / "copy").exists()
 
 
-@pytest.mark.parametrize("action", ["backup", "restore"])
-def test_a_folder_that_is_of_no_suite_is_refused(action: str, sightline: Command, tmp_path: Path) -> None:
-    ended = sightline(action, tmp_path / "copy", "--data", tmp_path)
+def test_a_folder_that_is_of_no_suite_is_not_copied(sightline: Command, tmp_path: Path) -> None:
+    ended = sightline("backup", tmp_path / "copy", "--data", tmp_path)
     assert ended.code == 1
     assert "is not the folder of a suite" in ended.err
+
+
+def test_what_is_no_backup_makes_no_suite(sightline: Command, tmp_path: Path) -> None:
+    ended = sightline("restore", tmp_path / "copy", "--data", tmp_path / "suite")
+    assert ended.code == 1
+    assert "is no complete backup: it has no backup.json" in ended.err
+    assert not (tmp_path / "suite").exists()
