@@ -63,14 +63,17 @@ class Kind(Protocol):
         ...
 
 
-class _Unfinished:
-    """Kinds of which nothing is due once they have ended."""
+class _Defaults:
+    """Nothing can be updated, and nothing is due at the end, unless a kind says otherwise."""
+
+    async def update(self, calls: AsyncCalls, resource: Resource, found: Found) -> Found:
+        return found
 
     async def finish(self, calls: AsyncCalls, resource: Resource, found: Found) -> dict[str, Any]:
         return {}
 
 
-class Datasets(_Unfinished):
+class Datasets(_Defaults):
     """Datasets. Other annotation files make the next version."""
 
     plural = "datasets"
@@ -202,7 +205,7 @@ class Models:
         }
 
 
-class Evaluations(_Unfinished):
+class Evaluations(_Defaults):
     """Evaluations of the model that the spec names."""
 
     plural = "evaluations"
@@ -224,11 +227,6 @@ class Evaluations(_Unfinished):
         request = evaluations.GetEvaluationRequest(name=name)
         return await calls.ask(calls.stubs.evaluations.GetEvaluation, request)
 
-    async def update(
-        self, calls: AsyncCalls, resource: Resource, found: evaluation_pb2.Evaluation
-    ) -> evaluation_pb2.Evaluation:
-        return found
-
     async def watch(self, calls: AsyncCalls, name: str) -> AsyncGenerator[evaluation_pb2.Evaluation]:
         request = evaluations.WatchEvaluationRequest(name=name)
         async for message in calls.watch(calls.stubs.evaluations.WatchEvaluation, request):
@@ -245,7 +243,7 @@ class Evaluations(_Unfinished):
         performance = found.performance
         metric = ""
         for name in ("accuracy_top1", "mean_average_precision_50"):
-            if performance.DESCRIPTOR.fields_by_name.get(name) and performance.HasField(name):
+            if performance.HasField(name):
                 metric = f"{name} {getattr(performance, name):.3f}"
         return {
             "state": evaluation_pb2.Evaluation.State.Name(found.state),
@@ -256,7 +254,7 @@ class Evaluations(_Unfinished):
         }
 
 
-class BatchPredictions(_Unfinished):
+class BatchPredictions(_Defaults):
     """Batch predictions."""
 
     plural = "batchpredictions"
@@ -275,11 +273,6 @@ class BatchPredictions(_Unfinished):
     async def get(self, calls: AsyncCalls, name: str) -> batch_prediction_pb2.BatchPrediction:
         request = predictions.GetBatchPredictionRequest(name=name)
         return await calls.ask(calls.stubs.predictions.GetBatchPrediction, request)
-
-    async def update(
-        self, calls: AsyncCalls, resource: Resource, found: batch_prediction_pb2.BatchPrediction
-    ) -> batch_prediction_pb2.BatchPrediction:
-        return found
 
     async def watch(self, calls: AsyncCalls, name: str) -> AsyncGenerator[batch_prediction_pb2.BatchPrediction]:
         request = predictions.WatchBatchPredictionRequest(name=name)

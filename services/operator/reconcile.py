@@ -207,7 +207,7 @@ def _readiness(kind: Kind, found: Found, summary: dict[str, Any]) -> Condition:
     reason = "".join(word.title() for word in state.split("_"))
     if state in ("READY", "SUCCEEDED"):
         return Condition(READY, "True", reason)
-    if kind.has_ended(found) and found.DESCRIPTOR.fields_by_name.get("error") and found.HasField("error"):
+    if kind.has_ended(found) and found.HasField("error"):
         return Condition(READY, "False", reason, found.error.message)
     return Condition(READY, "False", reason)
 

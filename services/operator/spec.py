@@ -1,6 +1,7 @@
 """Between the JSON of custom resources and the messages of the contract."""
 
 from collections.abc import Awaitable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from google.protobuf import json_format
@@ -41,8 +42,6 @@ def seconds(duration: Duration) -> str:
 
 async def gone(deletion: Awaitable[object]) -> bool:
     """Whether a deletion left nothing: also if there was nothing."""
-    try:
+    with suppress(NotFound):
         await deletion
-    except NotFound:
-        return True
     return True

@@ -104,8 +104,8 @@ class Models:
         return model
 
     async def get(self, name: str) -> Versioned[Model]:
-        """The current model; ModelNotFound."""
-        return await self._store.models.get(name)
+        """The current model of this name or alias; ModelNotFound, ModelAliasNotFound."""
+        return await self._store.model(name)
 
     def page(self, page_size: int, page_token: str) -> tuple[list[Versioned[Model]], str]:
         """One page of the project's models, by name."""

@@ -62,7 +62,7 @@ class ModelServicer(ModelServiceServicer):
         return self._basic(await self._models.create(draft, validate_only=request.validate_only))
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> model_pb2.Model:
-        found = await self._models.get(await _named(self._store, request.name))
+        found = await self._models.get(_reference(request.name))
         has_ledger = await self._store.settled(found.value)
         if request.view != model_pb2.Model.FULL:
             return await self._reported(found)
@@ -229,11 +229,14 @@ def _model_name(name: str, field: str = "name") -> str:
     return name
 
 
+def _reference(name: str, field: str = "name") -> str:
+    """A model's name, or an alias of it."""
+    return names.check_alias(name, field) if names.is_alias(name) else _model_name(name, field)
+
+
 async def _named(store: Store, name: str, field: str = "name") -> str:
     """The name of the model, which the caller may also have given as an alias; InvalidName, ModelAliasNotFound."""
-    if not names.is_alias(name):
-        return _model_name(name, field)
-    return await store.model_name(names.check_alias(name, field))
+    return await store.model_name(_reference(name, field))
 
 
 def _evaluation_name(name: str, field: str = "name") -> str:

@@ -27,19 +27,9 @@ MODULES = (
     model_alias_service_pb2,
     evaluation_service_pb2,
     prediction_service_pb2,
+    project_service_pb2,
 )
-FILES: tuple[FileDescriptor, ...] = tuple(
-    module.DESCRIPTOR
-    for module in (
-        audit_service_pb2,
-        dataset_service_pb2,
-        model_service_pb2,
-        model_alias_service_pb2,
-        evaluation_service_pb2,
-        prediction_service_pb2,
-        project_service_pb2,
-    )
-)
+FILES: tuple[FileDescriptor, ...] = tuple(module.DESCRIPTOR for module in MODULES)
 
 # Text that holds no name of a resource. A field with another name has to be marked in the proto, or judged and added.
 PLAIN = """annotation_file_uris augmentation backbones base_model_version base_uri batch_prediction_id bundle_digest

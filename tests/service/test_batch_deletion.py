@@ -14,7 +14,7 @@ from services.predictor.batch import metrics
 from services.predictor.batch.domain import PREDICT
 from services.predictor.batch.states import State
 from services.predictor.settings import PredictorSettings
-from tests.support.batches import Batches, Life, live, photos, running
+from tests.support.batches import Batches, Life, Stuck, live, photos, running
 from tests.support.waiting import eventually
 
 NAME = "batchPredictions/b"
@@ -91,21 +91,6 @@ async def test_a_chunk_in_progress_stops_at_its_next_heartbeat() -> None:
         await eventually(lambda: batches.telemetry.value(metrics.IN_FLIGHT) > 0)
         await delete(batches, force=True)
         await asyncio.wait_for(stuck, 5)
-
-
-class Stuck:
-    """A store that never answers a request for an image."""
-
-    def __init__(self, blobs: Blobs) -> None:
-        self._blobs = blobs
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._blobs, name)
-
-    async def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
-        if key.endswith(".png"):
-            await asyncio.Event().wait()
-        return await self._blobs.get(key, start, length)
 
 
 class Slow:

@@ -12,7 +12,6 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from services.kit.blobs import Blobs
 from services.kit.clock import ManualClock
 from services.kit.errors import (
     AlreadyExists,
@@ -29,7 +28,7 @@ from services.kit.errors import (
 from services.predictor.batch import metrics
 from services.predictor.batch.states import State
 from services.predictor.settings import PredictorSettings
-from tests.support.batches import MODEL_URI, PREFIX, Batches, Life, live, photo, photos, running
+from tests.support.batches import MODEL_URI, PREFIX, Batches, Life, Stuck, live, photo, photos, running
 from tests.support.waiting import eventually
 from tests.unit.predictor.support import info
 
@@ -278,21 +277,6 @@ async def test_validate_only_creates_nothing() -> None:
 
 
 # Its life.
-
-
-class Stuck:
-    """A store that never answers a request for an image."""
-
-    def __init__(self, blobs: Blobs) -> None:
-        self._blobs = blobs
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._blobs, name)
-
-    async def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
-        if key.endswith(".png"):
-            await asyncio.Event().wait()
-        return await self._blobs.get(key, start, length)
 
 
 async def test_a_better_bundle_of_the_model_does_not_change_what_predicts() -> None:

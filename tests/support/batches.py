@@ -358,3 +358,18 @@ async def live(batches: Batches, life: Life, holder: str = "dying") -> None:
     """Works until the worker dies, or everything is done."""
     with suppress(Killed, BaseExceptionGroup):
         await batches.work(life.of(batches.context(holder), batches.records))
+
+
+class Stuck:
+    """A store that never answers a request for an image."""
+
+    def __init__(self, blobs: Blobs) -> None:
+        self._blobs = blobs
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._blobs, name)
+
+    async def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+        if key.endswith(".png"):
+            await asyncio.Event().wait()
+        return await self._blobs.get(key, start, length)

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from services.kit.errors import DatasetNotReady, NotFound
+from services.kit.hold_keeping import SWEEP_SECONDS
 from services.kit.holds import Holder
-from services.predictor.batch.holds import SWEEP_SECONDS
 from services.predictor.batch.states import State
 from tests.support.batches import Batches, photos, running
 from tests.support.waiting import eventually

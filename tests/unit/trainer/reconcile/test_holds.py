@@ -9,11 +9,12 @@ import pytest
 
 from services.kit.clock import ManualClock
 from services.kit.errors import DatasetNotFound, DatasetNotReady, Unavailable
+from services.kit.hold_keeping import SWEEP_SECONDS
 from services.kit.holds import Holder
 from services.kit.memory import MemoryRecords
 from services.trainer.domain import FINAL_EVALUATION, Evaluation, Model, ModelState
 from services.trainer.holding import Holding, holder_of
-from services.trainer.reconcile.holds import SWEEP_SECONDS, HoldKeeper
+from services.trainer.reconcile.holds import HoldKeeper
 from services.trainer.store import Store
 from services.trainer.work import Work
 from services.vision.card import ModelKind
