@@ -103,7 +103,7 @@ async def _run(demo: Demo[Truth], folder: Path, console: Console) -> None:
     """Starts the suite on free ports, runs the steps, and stops the suite."""
     began = time.monotonic()
     console.print(Panel.fit(f"[bold]Sightline[/] {demo.task}, all on this machine"))
-    _title(console, "The suite: nats-server, three services, two workers")
+    _title(console, "The suite: nats-server, three services, their workers, the gateway")
     stack = Stack(folder / "suite", base_port=0, on_death=lambda died: print_death(console, died))
     try:
         await start(stack, console)
