@@ -14,9 +14,11 @@ from rich.markup import escape
 
 from sightline.cli.console import notes, output, print_document
 from sightline.cli.installed import environment, local_folder, require
-from sightline.cli.reporting import CommandError, report
+from sightline.cli.reporting import CommandError
+from sightline.cli.session import session
 from sightline.local import signing
 
+NEEDED = "services", "nats", "minio", "pydantic_settings"  # packages
 SUMMARY = "backup.json"  # written last
 Data = Annotated[
     Path | None,
@@ -34,9 +36,10 @@ def backup(
 
     It uses this machine's network and environment, with NATS's user `admin` and keys that read the whole store.
     """
-    found, local = _run("save", folder, data), local_folder(data)
-    if local is not None:
-        signing.copy(local, folder)
+    with session():
+        found, local = _run("save", folder, data), local_folder(data)
+        if local is not None:
+            signing.copy(local, folder)
     if json:
         return print_document(found)
     output().print(f"{_counted(found)} are in [bold]{escape(str(folder))}[/]", soft_wrap=True)
@@ -58,13 +61,13 @@ def restore(
     A restore that broke off can be repeated.
     """
     local = local_folder(data)
-    if local is not None and not (folder / SUMMARY).is_file():  # before anything of a suite is made
-        problem = CommandError(f"{folder} is no complete backup: it has no {SUMMARY}")
-        raise typer.Exit(report(problem, notes()))
-    if local is not None:
-        signing.copy(folder, local)
-    with _nats_alone(local):
-        found = _run("restore", folder, data)
+    with session():
+        if local is not None:
+            if not (folder / SUMMARY).is_file():  # before anything of a suite is made
+                raise CommandError(f"{folder} is no complete backup: it has no {SUMMARY}")
+            signing.copy(folder, local)
+        with _nats_alone(local):
+            found = _run("restore", folder, data)
     if json:
         return print_document(found)
     output().print(f"{_counted(found)} of {found['time'][:19]} UTC are restored", soft_wrap=True)
@@ -73,27 +76,24 @@ def restore(
 
 @contextmanager
 def _nats_alone(data: Path | None) -> Generator[None]:
-    """Runs the nats-server of a local suite, without services that would act on half of the records."""
+    """Runs the nats-server of a local suite, without services that would act on half of the records; CommandError."""
     if data is None:
         yield
         return
-    try:
-        require("services", "nats", "minio", "pydantic_settings")
-        from sightline.local.claims import StackError  # noqa: PLC0415 - needs packages that callers lack
-        from sightline.local.stack import Stack  # noqa: PLC0415 - needs packages that callers lack
+    require(*NEEDED)
+    from sightline.local.claims import StackError  # noqa: PLC0415 - needs packages that callers lack
+    from sightline.local.stack import Stack  # noqa: PLC0415 - needs packages that callers lack
 
-        with asyncio.Runner() as runner:
-            stack = Stack(data, base_port=0, with_services=False)
-            try:
-                runner.run(stack.start())
-            except StackError as error:
-                raise CommandError(str(error)) from error
-            try:
-                yield
-            finally:
-                runner.run(stack.stop())
-    except CommandError as error:
-        raise typer.Exit(report(error, notes())) from None
+    stack = Stack(data, base_port=0, with_services=False)
+    with asyncio.Runner() as runner:
+        try:
+            runner.run(stack.start())
+        except StackError as error:
+            raise CommandError(str(error)) from error
+        try:
+            yield
+        finally:
+            runner.run(stack.stop())
 
 
 def _counted(found: dict[str, Any]) -> str:
@@ -101,16 +101,13 @@ def _counted(found: dict[str, Any]) -> str:
 
 
 def _run(action: str, folder: Path, data: Path | None) -> dict[str, Any]:
-    """The document that the services' program prints; ends the command if it failed."""
-    try:
-        require("services", "nats", "minio", "pydantic_settings")
-        command = [sys.executable, "-m", "services.infra.backup", action, str(folder)]
-        done = subprocess.run(command, env=environment(data), stdout=subprocess.PIPE, text=True, check=False)
-        document: dict[str, Any] = jsonlib.loads(done.stdout or "{}")
-        if "error" in document:
-            raise CommandError(document["error"])
-        if not document:
-            raise CommandError("the program that copies died; what it printed is above")
-    except CommandError as error:
-        raise typer.Exit(report(error, notes())) from None
+    """The document that the services' program prints; CommandError if it failed."""
+    require(*NEEDED)
+    command = [sys.executable, "-m", "services.infra.backup", action, str(folder)]
+    done = subprocess.run(command, env=environment(data), stdout=subprocess.PIPE, text=True, check=False)
+    document: dict[str, Any] = jsonlib.loads(done.stdout or "{}")
+    if "error" in document:
+        raise CommandError(document["error"])
+    if not document:
+        raise CommandError("the program that copies died; what it printed is above")
     return document
