@@ -240,17 +240,19 @@ _SCALARS: dict[int, Schema] = {
 }
 
 
-def definition(kind: Kind, contract: Contract) -> Schema:
-    """The CustomResourceDefinition of a kind."""
+def specification(kind: Kind, contract: Contract) -> Schema:
+    """The schema of a kind's spec: the contract's fields and our own."""
     spec = contract.spec_of(kind.message, mutable=True)
     spec["properties"] |= kind.extra | {"deletionPolicy": DELETION}
     spec["required"] = [*kind.required, *spec.get("required", ())]
-    rules = [*spec.get("x-kubernetes-validations", ())]
-    rules += [{"rule": f"self.{name} == oldSelf.{name}", "message": FIXED.format(name)} for name in kind.required]
-    rules += [{"rule": rule, "message": message} for rule, message in kind.rules]
-    spec["x-kubernetes-validations"] = rules
-    if not spec["required"]:
-        del spec["required"]
+    fixed = [{"rule": f"self.{name} == oldSelf.{name}", "message": FIXED.format(name)} for name in kind.required]
+    own = [{"rule": rule, "message": message} for rule, message in kind.rules]
+    spec["x-kubernetes-validations"] = [*spec.get("x-kubernetes-validations", ()), *fixed, *own]
+    return spec
+
+
+def definition(kind: Kind, contract: Contract) -> Schema:
+    """The CustomResourceDefinition of a kind."""
     columns = [{"name": name, "type": type_, "jsonPath": path} for name, type_, path in kind.columns]
     schema: Schema = {
         "type": "object",
@@ -259,7 +261,7 @@ def definition(kind: Kind, contract: Contract) -> Schema:
             "apiVersion": {"type": "string"},
             "kind": {"type": "string"},
             "metadata": {"type": "object"},
-            "spec": spec,
+            "spec": specification(kind, contract),
             "status": STATUS,
         },
     }
