@@ -29,7 +29,7 @@ async def called(running: Running, folder: Path) -> dict[str, Any]:
     paths = [folder / "one.png", folder / "two.jpg"]
     for path, image in zip(paths, (IMAGE, OTHER), strict=True):
         path.write_bytes(image)
-    command = [str(PYTHON), str(PROGRAM), running.address, *map(str, paths)]
+    command = [str(PYTHON), "-P", str(PROGRAM), running.address, *map(str, paths)]
     process = await asyncio.create_subprocess_exec(*command, stdout=-1, stderr=-1)
     printed, problems = await process.communicate()
     assert process.returncode == 0, problems.decode()

@@ -6,6 +6,9 @@ import threading
 from dataclasses import dataclass
 from random import Random
 
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+
 from sightline.v1.dataset_pb2 import Dataset
 from sightline.v1.model_pb2 import Model
 from sightline.v1.prediction_service_pb2 import LoadModelRequest
@@ -91,12 +94,24 @@ class Caller:
         self.datasets.listed()
 
     def clear(self) -> None:
-        """Violation unless what was kept is as it was seen; then deletes it."""
+        """Deletes what was kept, once it is found as it was seen; what is not is a violation, and stays."""
         for kept in self.kept:
-            for model in kept.models:
-                if (found := self.models.model(model.name)) != model:
-                    raise Violation(f"{model.name} has changed since it ended: {model} → {found}")
-                self.models.delete(model.name)
-            if (found := self.datasets.dataset(kept.dataset.name)) != kept.dataset:
-                raise Violation(f"{kept.dataset.name} has changed since it was READY: {kept.dataset} → {found}")
-            self.datasets.delete(kept.dataset.name)
+            try:
+                self._clear(kept)
+            except (Violation, Refused) as broken:
+                self.abandoned.append(kept.dataset.name.removeprefix("datasets/"))
+                self._api.tally.violated(str(broken))
+
+    def _clear(self, kept: Kept) -> None:
+        for model in kept.models:
+            if not _same(found := self.models.model(model.name), model):
+                raise Violation(f"{model.name} has changed since it ended: {model} → {found}")
+            self.models.delete(model.name)
+        if not _same(found := self.datasets.dataset(kept.dataset.name), kept.dataset):
+            raise Violation(f"{kept.dataset.name} has changed since it was READY: {kept.dataset} → {found}")
+        self.datasets.delete(kept.dataset.name)
+
+
+def _same(one: Message, other: Message) -> bool:
+    """Whether two answers say the same. Equal maps inside an error's details may differ in their order of bytes."""
+    return MessageToDict(one) == MessageToDict(other)
