@@ -10,6 +10,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,6 +150,9 @@ def _register(client: Client, name: str, made: ImageSet[Truth], console: Console
     categories = counted(ready.category_count or 0, "category", "categories")
     boxes = f"{counted(ready.annotation_count or 0, 'box', 'boxes')}, " if ready.kind == DatasetKind.DETECTION else ""
     console.print(f"{ready.name}: {counted(ready.image_count or 0, 'image')}, {boxes}{categories}, {found}")
+    codes = Counter(finding.code for finding in client.datasets.findings(ready))
+    for code, count in codes.most_common():
+        console.print(f"  {count} × {code}", style="dim")
 
 
 def start_of(trials: Sequence[Trial]) -> str:
