@@ -36,6 +36,12 @@ def copy(source: Path, target: Path) -> None:
             shutil.copy(source / FOLDER / name, target / FOLDER / name)
 
 
+def differ(one: Path, other: Path) -> bool:
+    """Whether both folders have keys, and other ones."""
+    keys = [folder / FOLDER / _PUBLIC for folder in (one, other) if (folder / FOLDER / _RULE).exists()]
+    return len({key.read_bytes() for key in keys}) > 1
+
+
 def variables(data: Path, *, signs: bool) -> dict[str, str]:
     """The settings of a process that reads bundles, or also writes them; none in a folder without keys."""
     folder = data / FOLDER

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sightline.local import signing
 from tests.unit.cli.conftest import Command
 
 
@@ -31,3 +32,16 @@ def test_what_is_no_backup_makes_no_suite(sightline: Command, tmp_path: Path) ->
     assert ended.code == 1
     assert "is no complete backup: it has no backup.json" in ended.err
     assert not (tmp_path / "suite").exists()
+
+
+def test_a_folder_with_other_keys_is_refused_and_keeps_them(sightline: Command, tmp_path: Path) -> None:
+    suite, copy = tmp_path / "suite", tmp_path / "copy"
+    for folder in (suite, copy):
+        folder.mkdir()
+        signing.keep(folder, used_before=False)
+    (copy / "backup.json").write_text("{}")
+    kept = {path.name: path.read_bytes() for path in (suite / "keys").iterdir()}
+    ended = sightline("restore", copy, "--data", suite)
+    assert ended.code == 1
+    assert "has keys that did not sign this backup's models; restore into a new folder" in " ".join(ended.err.split())
+    assert {path.name: path.read_bytes() for path in (suite / "keys").iterdir()} == kept
