@@ -9,9 +9,12 @@ from services.infra.audit_log import AuditLog, Filters
 from services.infra.server import Service
 from services.kit import callers, paging
 from services.kit.callers import ALL_PROJECTS
-from services.kit.errors import AuditNotStored, InvalidPageToken, ProjectDenied
+from services.kit.errors import AuditNotStored, InvalidPageToken, InvalidRequest, ProjectDenied
 from sightline.v1 import audit_service_pb2 as pb
 from sightline.v1.audit_service_pb2_grpc import AuditServiceServicer, add_AuditServiceServicer_to_server
+
+LATEST_FIRST = "time desc"
+ORDERS = "time", LATEST_FIRST
 
 
 class Servicer(AuditServiceServicer):
@@ -28,7 +31,10 @@ class Servicer(AuditServiceServicer):
         if not token.isdecimal() and token:
             raise InvalidPageToken(token=request.page_token)
         _check_project(request.project)
-        entries, position = await self._log.page(filters, _may_see, size, int(token or 0))
+        if request.order_by not in ("", *ORDERS):
+            raise InvalidRequest(field="order_by", problem=f"it must be one of: {', '.join(ORDERS)}")
+        latest = request.order_by == LATEST_FIRST
+        entries, position = await self._log.page(filters, _may_see, size, int(token or 0), latest=latest)
         return pb.ListAuditEventsResponse(
             events=map(_event, entries),
             next_page_token=paging.encode_token(scope, str(position)) if position else "",

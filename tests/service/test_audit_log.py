@@ -161,6 +161,28 @@ async def test_pages_have_each_entry_once_in_order(suite: Suite, monkeypatch: py
         await suite.list(page_token=first.next_page_token, subject="alice")
 
 
+@pytest.mark.parametrize("step", [1, 4, 500])
+async def test_the_latest_come_first_if_asked(suite: Suite, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    assert await suite.resources(order_by="time desc") == []
+    monkeypatch.setattr(audit_log, "STEP", step)
+    monkeypatch.setattr(audit_log, "MAX_READ", 6)
+    before = datetime.now(UTC)
+    for number in range(12):
+        await suite.delete(f"datasets/d{number}", "root" if number % 2 == 0 else "alice")
+    await suite.written()
+    found: list[str] = []
+    wanted = {"subject": "root", "rpc": "DeleteDataset", "start_time": before, "order_by": "time desc"}
+    page = await suite.list(page_size=2, **wanted)
+    while page.next_page_token:
+        found += [event.resource for event in page.events]
+        await suite.delete("datasets/later", "root")  # comes before what was listed
+        page = await suite.list(page_size=2, page_token=page.next_page_token, **wanted)
+    found += [event.resource for event in page.events]
+    assert found == [f"datasets/d{number}" for number in (10, 8, 6, 4, 2, 0)]
+    with pytest.raises(grpc.aio.AioRpcError, match="order_by: it must be one of: time, time desc"):
+        await suite.list(order_by="subject")
+
+
 async def test_an_admin_sees_the_projects_of_the_token_only(suite: Suite) -> None:
     await suite.delete("datasets/ours", "ann")
     await suite.delete("datasets/theirs", "alice")

@@ -22,7 +22,7 @@ async def show(visit: Visit) -> Response:
     projects = await _part(session.call(services.projects.ListProjects, ListProjectsRequest(page_size=PAGE)))
     events = None
     if await visit.may(Role.ADMIN):
-        request = ListAuditEventsRequest(page_size=PAGE, page_token=visit.query("page"))
+        request = ListAuditEventsRequest(page_size=PAGE, page_token=visit.query("page"), order_by="time desc")
         events = await _part(session.call(services.audit.ListAuditEvents, request))
     return await visit.page("admin.html", loaded=loaded, projects=projects, audit=events, first=not visit.query("page"))
 

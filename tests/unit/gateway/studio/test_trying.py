@@ -177,6 +177,7 @@ async def test_an_image_that_is_none_or_too_large_is_told_in_the_services_words(
 async def test_an_admin_sees_models_in_memory_quotas_and_the_audit_as_text():
     async with browser(ADMIN, roles=("admin",)) as one:
         page = (await one.open("/studio/admin")).text
+    assert [request.order_by for request in one.requests("ListAuditEvents")] == ["time desc"]
     for words in ("acme", "3.0 MiB", "1,234", "DeleteModel", "PERMISSION_DENIED"):
         assert words in page
     assert "<script>alert" not in page
