@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from random import Random
 
@@ -62,8 +63,23 @@ class Datasets(Asker):
         return found
 
     def rename(self, dataset: Dataset, chance: Random, *, races: bool) -> Dataset:
-        """Changes the name shown, perhaps by two calls at once with the same etag, of which one may win."""
+        """Changes the name shown, perhaps by two calls at once with the same etag, of which one may win.
+
+        A write without an answer may arrive later still, so it writes until one is acknowledged.
+        """
         history = History[str](dataset.name, dataset.display_name, int(dataset.etag))
+        deadline = time.monotonic() + STEP_SECONDS
+        while True:
+            dataset = self._rename(dataset, history, chance, races=races)
+            if not history.pending:
+                break
+            if time.monotonic() > deadline:
+                raise Violation(f"{dataset.name}: no write was acknowledged in {STEP_SECONDS:.0f} s")
+        self._api.tally.count("races" if races else "updates")
+        return dataset
+
+    def _rename(self, dataset: Dataset, history: History[str], chance: Random, *, races: bool) -> Dataset:
+        """One change, and what the dataset is then."""
         wanted = [f"{dataset.name} {chance.getrandbits(32):x}" for _ in range(1 + races)]
         replicas = [self._replica for _ in wanted]
         answers = list(
@@ -82,7 +98,6 @@ class Datasets(Asker):
                 history.refused("both writes were refused" if races else "the write was refused")
         found = self.dataset(dataset.name)
         history.read(found.display_name, int(found.etag))
-        self._api.tally.count("races" if races else "updates")
         return found
 
     def _try_rename(self, dataset: Dataset, name: str, replica: Replica) -> Dataset | Refused | None:
