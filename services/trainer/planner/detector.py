@@ -6,6 +6,8 @@ costs less accuracy than cutting the schedule short. What the probes leave lengt
 
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from services.trainer.domain import Hyperparameters, Model, StopReason, Trial
 from services.trainer.planner import detector_recipes as recipes
 from services.trainer.planner.budget import BudgetView
@@ -19,6 +21,7 @@ from services.trainer.work import WorkState
 ENOUGH = 0.8  # of a long schedule's cost: what must be left for it after the first probe
 AMPLE = 1.1  # after any other probe
 WORTHWHILE, SCRATCH_WORTHWHILE = 0.25, 0.03  # of a long schedule's cost: it does not start with less
+SPARE_EPOCHS = 2  # times the fewest epochs of a schedule that may start after a head, which is easily outdone
 REPEATED = 0.8  # of the cost of the repeated trial: with less, a refit would be a different training
 LENGTHENED = 0.8  # of what is left: the share that a lengthened schedule may be expected to take
 PROBE_SLACK = 0.5  # of a probe's expected time: the most that it may take beyond that
@@ -97,11 +100,17 @@ class _Search:
         held = self.budget.expected(recipes.refit(recipe)) if refits else 0.0
         if held and available < expected + held:
             return None
-        if available - held < (WORTHWHILE if recipe.pretrained else SCRATCH_WORTHWHILE) * expected:
+        if available - held < self._worthwhile(recipe) * expected:
             return None
         beside = self.budget.shared and held  # the refit may run at the same time: the two divide what is left
         allowance = available * expected / (expected + held) if beside else available - held
         return StartTrial(recipe, allowance, expected, best.name if best else "")
+
+    def _worthwhile(self, recipe: Recipe) -> float:
+        """The least share of a long schedule that is worth its cost."""
+        if not recipe.pretrained:
+            return SCRATCH_WORTHWHILE
+        return WORTHWHILE if self.seen.tuned else min(WORTHWHILE, SPARE_EPOCHS * recipe.min_epochs / recipe.max_epochs)
 
     def _lengthened(self, point: SearchPoint, ahead: tuple[Recipe, ...]) -> float:
         """How many times as long the schedules ahead may be, so that they use what the probes have left."""
@@ -123,14 +132,15 @@ class _Search:
         point = SearchPoint.of(best.recipe)
         long = self.settings.long_recipe(point)
         done = next((trial for trial in self.seen.trials if trial.recipe.name == long.name), None)
+        repeated = recipes.refit(_as_run(best))
         if (done is not None and done.work.state is WorkState.SUCCEEDED) or self.seen.was_tried(recipes.refit(long)):
-            recipe = recipes.refit(best.recipe)  # the long one, or what has outdone it
+            recipe = repeated  # the long one, or what has outdone it
         else:
             recipe = recipes.refit(self.settings.long_recipe(point, self._lengthened(point, (recipes.refit(long),))))
         if self.seen.was_tried(recipe):
             return None
         available = self.budget.available(recipe)
-        if available < REPEATED * self.budget.expected(recipes.refit(best.recipe)):
+        if available < REPEATED * self.budget.expected(repeated):
             return None
         return StartTrial(recipe, available, self.budget.expected(recipe), best.name)
 
@@ -156,3 +166,9 @@ class _Search:
         return (
             StopReason.LADDER_COMPLETED if longest and not any(self.settings.untried()) else StopReason.BUDGET_REACHED
         )
+
+
+def _as_run(trial: Trial) -> Recipe:
+    """The trial's recipe with as many epochs as it had time for."""
+    epochs = trial.result.epochs if trial.result else None
+    return replace(trial.recipe, max_epochs=min(epochs or trial.recipe.max_epochs, trial.recipe.max_epochs))

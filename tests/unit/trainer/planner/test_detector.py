@@ -66,6 +66,12 @@ def planned(model: Model, trials: list[Trial], step: StartTrial) -> Trial:
     )
 
 
+def ended(trial: Trial, used: timedelta, **changes: Any) -> Trial:
+    """The trial after it has succeeded in this time."""
+    work = trial.work.beaten(START, TTL, used=used, progress=1.0, phase="train").succeeded(START, used)
+    return replace(trial, work=work, result=detector_result(trial, **changes))
+
+
 def climbed(
     asked: Model,
     score: Score = lambda recipe: 0.5 + 0.1 * recipe.rung,
@@ -85,8 +91,7 @@ def climbed(
             "boxes": found or boxes(),
             "score": 0.0 if trial.recipe.refit else score(trial.recipe),
         } | described
-        work = trial.work.beaten(START, TTL, used=used, progress=1.0, phase="train").succeeded(START, used)
-        trials.append(replace(trial, work=work, result=detector_result(trial, **changes)))
+        trials.append(ended(trial, used, **changes))
     return trials, step
 
 
@@ -310,6 +315,25 @@ def test_a_long_schedule_that_did_worse_is_not_refitted() -> None:
     *_, refit = trials
     assert refit.recipe.refit
     assert refit.recipe.max_epochs < long.max_epochs
+
+
+def test_a_long_schedule_that_had_no_time_for_all_epochs_is_refitted_with_as_many() -> None:
+    asked, trials = detector(480, images=80), list[Trial]()
+    for seconds, epochs in ((50, detector_recipes.HEAD_EPOCHS), (192, 30)):  # the machine was busy at first
+        step = plan(served_by_score(asked, trials), trials, None)
+        assert isinstance(step, StartTrial)
+        used = timedelta(seconds=seconds)
+        trials.append(ended(planned(asked, trials, step), used, epochs=epochs, score=0.5 + 0.1 * step.recipe.rung))
+    assert trials[-1].recipe.max_epochs == 40
+    step = plan(served_by_score(asked, trials), trials, None)
+    assert isinstance(step, StartTrial)
+    assert (step.recipe.refit, step.recipe.max_epochs) == (True, 30)
+
+
+@pytest.mark.parametrize("pace", [1.0, 8.0, 16.0, 20.0])
+def test_on_a_slow_machine_a_short_schedule_follows_the_head_rather_than_none(pace: float) -> None:
+    trials, _ = climbed(detector(480, images=80, tests=50), pace=pace)
+    assert tuned(trials)
 
 
 def test_a_perfect_score_ends_the_search_but_not_before_a_refit() -> None:
