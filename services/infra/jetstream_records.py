@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
@@ -79,6 +79,7 @@ class JetStreamRecords:
         self._prefix = f"$KV.{bucket}."
         self._replicas = replicas
         self._answer_seconds = answer_seconds
+        self._reading = asyncio.Lock()  # of what a watch finds when it begins
         self._heartbeat = heartbeat.total_seconds()
         self._tombstone_age = tombstone_age
         self._tombstones: deque[tuple[datetime, str, int]] = deque(maxlen=100_000)  # when, subject, revision
@@ -181,17 +182,22 @@ class JetStreamRecords:
         """See the port.
 
         The server's count of pending messages reaches 0 too early when records change meanwhile. So the subjects are
-        listed first, and those that the feed skipped are read one by one.
+        listed first, and those that the feed skipped are read one by one. One watch after the other reads what is
+        there: the server sends up to 32 MiB ahead for each, and ends a connection that is 64 MiB behind.
         """
         pattern = ".".join(f"{collection}.*" for collection in collections)
         feed = Feed(self._connection, self._stream, self._prefix + pattern, self._heartbeat)
         read: dict[str, int] = {}  # revisions that were read here before the feed reached them
+        turn = ExitStack()
+        await self._reading.acquire()
+        turn.callback(self._reading.release)
         try:
             awaited, start = await self._begin(feed, pattern)
             synced = False
             while True:
                 if not synced and not awaited:
                     synced = True
+                    turn.close()
                     yield Synced(start)
                 message = await feed.next()
                 change = None if message is None else self._change(message)
@@ -202,6 +208,7 @@ class JetStreamRecords:
                             read[record.key] = record.revision
                             yield record
                     awaited, synced = set(), True
+                    turn.close()
                     yield Synced(start)
                 if change is None or change.revision <= read.get(change.key, 0):
                     continue
@@ -209,6 +216,7 @@ class JetStreamRecords:
                 if synced or isinstance(change, Record):
                     yield change
         finally:
+            turn.close()
             await feed.close()
 
     async def _begin(self, feed: Feed, pattern: str) -> tuple[set[str], int]:

@@ -316,6 +316,22 @@ async def test_a_closed_watch_blocks_neither_writes_nor_other_watches(records: R
     assert len(await until_synced(records.watch("models"))) == 1
 
 
+async def test_watches_read_what_is_there_one_after_the_other(nats_server: NatsServer) -> None:
+    """nats-server sends 32 MiB ahead for each, and ends a connection that is 64 MiB behind."""
+    connection = await connect(nats_server.url, "test")
+    records = JetStreamRecords(connection, f"records_{uuid.uuid4().hex[:8]}")
+    for key in ("models/m", "models/n", "datasets/d"):
+        await records.create(key, b"")
+    first = records.watch("models")
+    await take(first, 1)
+    second = asyncio.create_task(until_synced(records.watch("datasets")))
+    await asyncio.sleep(0.5)
+    assert not second.done()
+    await until_synced(first)
+    assert [change.revision for change in await second] == [3]
+    await connection.close()
+
+
 # The view.
 
 
