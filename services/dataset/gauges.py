@@ -2,14 +2,13 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from functools import partial
 
 from services.dataset import metrics
 from services.dataset.domain import ADVANCE, CHECK, DatasetRecord, State
 from services.kit.clock import Clock
 from services.kit.consume import QUEUED
 from services.kit.queue import Queue
-from services.kit.tasks import repeat
+from services.kit.tasks import repeat_aside
 from services.kit.telemetry import Telemetry
 from services.kit.views import View
 
@@ -28,7 +27,7 @@ class Gauges:
     async def run(self) -> None:
         """Updates the gauges until cancelled; during an outage they keep their last values."""
         await self.view.synced()
-        await repeat(self._update_all, partial(self.clock.sleep, EVERY_SECONDS))
+        await repeat_aside(self._update_all, self.clock, EVERY_SECONDS)
 
     async def _update_all(self) -> None:
         self.update()

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
 from services.dataset.domain import COLLECTION, DatasetRecord
@@ -17,7 +16,7 @@ from services.kit.collection import Collection
 from services.kit.quotas import LimitsOf, Quota, require
 from services.kit.reach import UPLOADS
 from services.kit.records import Versioned
-from services.kit.tasks import repeat
+from services.kit.tasks import repeat_aside
 from services.kit.views import View
 
 SERVICE = "dataset"  # whose accounts these are
@@ -77,7 +76,7 @@ class Quotas:
         """Publishes what each project holds until cancelled, once the views are synced."""
         for view in (self._datasets.view, self._accounts.view, self._held[UPLOADS].view):
             await view.synced()
-        await repeat(self.publish, partial(self._clock.sleep, PUBLISH_SECONDS))
+        await repeat_aside(self.publish, self._clock, PUBLISH_SECONDS)
 
     async def publish(self) -> None:
         """Publishes what each project holds, for the trainer and for the workers."""

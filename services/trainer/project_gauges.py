@@ -2,12 +2,11 @@
 
 import asyncio
 from collections import defaultdict
-from functools import partial
 
 from services.kit.account import Account, Use, computed_by_month
 from services.kit.clock import Clock
 from services.kit.quotas import Quota
-from services.kit.tasks import repeat
+from services.kit.tasks import repeat_aside
 from services.kit.telemetry import Telemetry
 from services.trainer import metrics
 from services.trainer.projects import Project, Projects
@@ -32,7 +31,7 @@ class ProjectGauges:
     async def keep_going(self) -> None:
         """Publishes and measures until cancelled, once the views are synced."""
         await self._store.synced()
-        await repeat(self.update, partial(self._clock.sleep, EVERY_SECONDS))
+        await repeat_aside(self.update, self._clock, EVERY_SECONDS)
 
     async def update(self) -> None:
         """One pass over all projects."""

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from functools import partial
 
 from services.kit import names
 from services.kit.account import ZERO, Account, Gone, Use, computed_by_month
@@ -11,7 +10,7 @@ from services.kit.clock import Clock
 from services.kit.collection import Collection
 from services.kit.quotas import ComputeUse, LimitsOf, Quota, allowance_of, compute_left, month_of, require
 from services.kit.records import Versioned
-from services.kit.tasks import repeat
+from services.kit.tasks import repeat_aside
 from services.predictor.batch.domain import COLLECTION, BatchRecord
 
 SERVICE = "predictor"  # whose accounts these are
@@ -93,7 +92,7 @@ class Quotas:
         """Publishes what each project has in use until cancelled, once the views are synced."""
         await self.batches.view.synced()
         await self.accounts.view.synced()
-        await repeat(self.publish, partial(self.clock.sleep, PUBLISH_SECONDS))
+        await repeat_aside(self.publish, self.clock, PUBLISH_SECONDS)
 
     async def publish(self) -> None:
         """One pass over all projects that have, or had, batch predictions."""

@@ -10,7 +10,6 @@ whose answer was lost. As with any counter, what a process added after its last 
 """
 
 import uuid
-from functools import partial
 from typing import TypeVar
 
 from msgspec.structs import replace
@@ -20,7 +19,7 @@ from services.kit.collection import Collection
 from services.kit.consume import DEAD_LETTERS
 from services.kit.errors import EtagMismatch, NotFound, SightlineError, Unavailable
 from services.kit.log import Log, about
-from services.kit.tasks import repeat
+from services.kit.tasks import repeat_aside
 from services.kit.telemetry import Telemetry
 from services.trainer import metrics
 from services.trainer.domain import Evaluation, Trial
@@ -51,7 +50,7 @@ class Counts:
         """
         await self._store.synced()
         await self._clock.sleep(FIRST_SCRAPE_SECONDS)
-        await repeat(self.reconcile, partial(self._clock.sleep, EVERY_SECONDS))
+        await repeat_aside(self.reconcile, self._clock, EVERY_SECONDS)
 
     async def reconcile(self) -> None:
         """Counts everything that is not counted yet; the next pass retries records that fail."""

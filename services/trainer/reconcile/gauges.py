@@ -3,12 +3,11 @@
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
 
 from services.kit.clock import Clock
 from services.kit.consume import QUEUED
 from services.kit.queue import Queue
-from services.kit.tasks import repeat
+from services.kit.tasks import repeat_aside
 from services.kit.telemetry import Telemetry
 from services.trainer import metrics
 from services.trainer.domain import FINAL_EVALUATION, ModelState
@@ -32,7 +31,7 @@ class Gauges:
     async def keep_going(self) -> None:
         """Sets the gauges until cancelled; during an outage they keep their last values."""
         await self.store.synced()
-        await repeat(self._update, partial(self.clock.sleep, EVERY_SECONDS))
+        await repeat_aside(self._update, self.clock, EVERY_SECONDS)
 
     async def _update(self) -> None:
         self.count()

@@ -5,8 +5,9 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from services.kit.clock import ManualClock
 from services.kit.errors import LeaseLost, Unavailable
-from services.kit.tasks import alongside, repeat
+from services.kit.tasks import alongside, repeat, repeat_aside
 
 LOST = LeaseLost(name="models/m", epoch=1)
 AWAY = Unavailable(what="the records", problem="a test")
@@ -57,6 +58,22 @@ async def test_a_step_that_raises_what_is_not_survived_ends_the_repetition() -> 
 
     with pytest.raises(LeaseLost):
         await repeat(step, lambda: asyncio.sleep(0), survives=Unavailable)
+
+
+@pytest.mark.parametrize(("takes", "rests"), [(0.1, 2.0), (1.0, 9.0)])
+async def test_what_is_done_aside_takes_a_tenth_of_the_time_at_most(takes: float, rests: float) -> None:
+    clock, begun, enough = ManualClock(), list[float](), asyncio.Event()
+
+    async def step() -> None:
+        begun.append(clock.monotonic())
+        await clock.sleep(takes)
+        if len(begun) == 4:
+            enough.set()
+
+    repeated = asyncio.create_task(repeat_aside(step, clock, 2.0))
+    await enough.wait()
+    repeated.cancel()
+    assert begun[1:4] == pytest.approx([number * (takes + rests) for number in (1, 2, 3)])
 
 
 async def test_tasks_end_with_their_block() -> None:
