@@ -3,8 +3,10 @@
 import asyncio
 from bisect import bisect_left
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import ExitStack
 from typing import Any, Generic, TypeVar
 
+from services.kit import heap
 from services.kit.clock import Clock
 from services.kit.errors import RecordUnusable, Unavailable
 from services.kit.log import Log
@@ -48,25 +50,28 @@ class View(Generic[T]):
     async def _watch(self) -> None:
         fresh: dict[str, Versioned[T]] | None = {}
         revision = 0
-        async for change in self._records.watch(*self._collections):
-            items = self._items if fresh is None else fresh
-            revision = max(revision, change.revision)
-            match change:
-                case Record(key) if (found := self._read(change)) is not None:
-                    if key not in items:
+        with ExitStack() as loading:
+            loading.enter_context(heap.loading())
+            async for change in self._records.watch(*self._collections):
+                items = self._items if fresh is None else fresh
+                revision = max(revision, change.revision)
+                match change:
+                    case Record(key) if (found := self._read(change)) is not None:
+                        if key not in items:
+                            self._names = None
+                        items[key] = found
+                    case Record(key) | Deleted(key):
+                        items.pop(key, None)
                         self._names = None
-                    items[key] = found
-                case Record(key) | Deleted(key):
-                    items.pop(key, None)
-                    self._names = None
-                case Synced():
-                    self._items, self._names, fresh = items, None, None
-                    self._synced.set()
-            if fresh is None:
-                async with self._moved:
-                    self._revision = max(self._revision, revision)
-                    self._version += 1
-                    self._moved.notify_all()
+                    case Synced():
+                        self._items, self._names, fresh = items, None, None
+                        loading.close()
+                        self._synced.set()
+                if fresh is None:
+                    async with self._moved:
+                        self._revision = max(self._revision, revision)
+                        self._version += 1
+                        self._moved.notify_all()
 
     def _read(self, record: Record) -> Versioned[T] | None:
         try:

@@ -1,35 +1,32 @@
-"""Memory that is free goes back to the system."""
+"""The collector of cycles rests while much is read."""
 
-import ctypes
-import os
-import sys
-from pathlib import Path
+import gc
+from collections.abc import Iterator
 
 import pytest
 
 from services.kit import heap
 
-PIECE = 64 << 10
+
+@pytest.fixture(autouse=True)
+def thawed() -> Iterator[None]:
+    gc.collect()
+    yield
+    gc.unfreeze()
 
 
-def resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+@pytest.mark.parametrize("many", [True, False])
+def test_the_collector_rests_until_the_last_block_ends_and_leaves_alone_what_was_read(many: bool) -> None:
+    with heap.loading():
+        with heap.loading():
+            read = [[number] for number in range(2 * heap.MANY if many else 1000)]
+        assert not gc.isenabled()
+        assert not gc.get_freeze_count()
+    assert gc.isenabled()
+    assert (gc.get_freeze_count() >= len(read)) is many
 
 
-@pytest.mark.skipif(
-    not sys.platform.startswith("linux"), reason="it reads /proc, and other systems have another malloc"
-)
-def test_free_memory_below_memory_in_use_goes_back_to_the_system() -> None:
-    libc = ctypes.CDLL(None)
-    libc.malloc.restype = ctypes.c_void_p
-    libc.free.argtypes = [ctypes.c_void_p]
-    pieces = [libc.malloc(PIECE) for _ in range(2000)]
-    for piece in pieces:
-        ctypes.memset(piece, 1, PIECE)
-    *most, last = pieces
-    for piece in most:
-        libc.free(piece)
-    before = resident()
-    heap.trim()
-    libc.free(last)
-    assert before - resident() > 1000 * PIECE
+def test_it_works_again_after_an_error() -> None:
+    with pytest.raises(ValueError, match="broken"), heap.loading():
+        raise ValueError("broken")
+    assert gc.isenabled()
