@@ -33,7 +33,8 @@ class View(Generic[T]):
         self._collections = collections
         self._retry_seconds = retry_seconds
         self._items: dict[str, Versioned[T]] = {}
-        self._names: list[str] | None = None  # of the items, in order; None: not sorted yet
+        self._names: list[str] = []  # of the items, in order
+        self._ordered: list[Versioned[T]] | None = None  # the items in that order; None: neither is current
         self._revision = 0
         self._version = 0
         self._synced = asyncio.Event()
@@ -57,14 +58,14 @@ class View(Generic[T]):
                 revision = max(revision, change.revision)
                 match change:
                     case Record(key) if (found := self._read(change)) is not None:
-                        if key not in items:
-                            self._names = None
+                        if fresh is None:
+                            self._order(key, found)
                         items[key] = found
                     case Record(key) | Deleted(key):
                         items.pop(key, None)
-                        self._names = None
+                        self._ordered = None
                     case Synced():
-                        self._items, self._names, fresh = items, None, None
+                        self._items, self._ordered, fresh = items, None, None
                         loading.close()
                         self._synced.set()
                 if fresh is None:
@@ -72,6 +73,13 @@ class View(Generic[T]):
                         self._revision = max(self._revision, revision)
                         self._version += 1
                         self._moved.notify_all()
+
+    def _order(self, key: str, found: Versioned[T]) -> None:
+        """Puts a changed item in its place in the order; with a new one, that must be made again."""
+        if self._ordered is not None and key in self._items:
+            self._ordered[bisect_left(self._names, key)] = found
+        else:
+            self._ordered = None
 
     def _read(self, record: Record) -> Versioned[T] | None:
         try:
@@ -106,10 +114,11 @@ class View(Generic[T]):
     def all(self, prefix: str = "") -> list[Versioned[T]]:
         """Every resource whose name starts with the prefix, in the order of names."""
         items = self._seen()
-        if self._names is None:
+        if self._ordered is None:
             self._names = sorted(items)
+            self._ordered = [items[name] for name in self._names]
         first, end = bisect_left(self._names, prefix), bisect_left(self._names, prefix + "\x7f")  # above all names
-        return [items[name] for name in self._names[first:end]]
+        return self._ordered[first:end]
 
     def _seen(self) -> dict[str, Versioned[T]]:
         if not self._synced.is_set():

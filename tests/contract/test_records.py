@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from random import Random
 
 import pytest
 from nats.aio.client import Client
@@ -365,6 +366,24 @@ async def test_a_view_reads_its_own_writes_once_it_has_caught_up(records: Record
         await view.caught_up(await table.delete("models/a"))
         assert view.all() == [created]
         assert view.find("models/a") is None
+
+
+async def test_a_view_lists_by_name_whatever_came_and_went(records: Records) -> None:
+    table, known, luck = Table(records, Thing), dict[str, Thing](), Random(1)
+    async with running(View(records, Thing, "models")) as view:
+        await view.synced()
+        for number in range(60):
+            name, thing = f"models/{luck.choice('abcd')}", Thing(str(number))
+            if name not in known:
+                revision = (await table.create(name, thing)).revision
+            elif luck.random() < 0.3:
+                revision, thing = await table.delete(name), None
+            else:
+                revision = (await table.change(name, lambda _, thing=thing: thing)).revision
+            known = {key: value for key, value in (known | {name: thing}).items() if value}
+            await view.caught_up(revision)
+            assert [found.value for found in view.all()] == [known[key] for key in sorted(known)]
+            assert [found.value for found in view.all("models/b")] == [known[key] for key in known if key == "models/b"]
 
 
 # Real servers only.
