@@ -949,7 +949,7 @@ async def test_an_estimate_for_a_base_model_without_a_bundle_is_refused(trainer:
 
 async def test_an_estimate_without_a_free_worker_is_unavailable_and_not_resent(trainer: World) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await trainer.models.EstimateTraining(question(), timeout=1.0)
+        await trainer.models.EstimateTraining(question(), timeout=4.0)
     assert (caught.value.code(), describe(caught.value).reason) == (grpc.StatusCode.UNAVAILABLE, "EstimateTimedOut")
     status = from_call(caught.value)  # pyright: ignore[reportArgumentType] - it has what a call has
     assert status is not None
