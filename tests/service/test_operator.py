@@ -9,7 +9,7 @@ import pytest
 from sightline.v1 import dataset_service_pb2 as dataset_service
 from sightline.v1 import model_alias_service_pb2 as alias_service
 from sightline.v1 import model_service_pb2 as model_service
-from tests.support.operator import PETS, TRAINING, Cluster, files_of, operating, reason, running_cluster
+from tests.support.cluster import PETS, TRAINING, Cluster, files_of, operating, reason, running_cluster
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from sightline.client.calls import AsyncCalls
 from sightline.client.stubs_aio import AsyncStubs
 from sightline.client.transport.credentials import Credentials
 from sightline.v1 import model_service_pb2 as model_service
-from tests.support.operator import TRAINING, Cluster, operating, plural, reason, running_cluster
+from tests.support.cluster import TRAINING, Cluster, operating, plural, reason, running_cluster
 
 MANY = 500
 SOME = 100  # the mock's time grows with their square

@@ -6,7 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Callable
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ class Cluster:
 
     async def gone(self, kind: str, name: str) -> None:
         """Returns once the resource is gone."""
-        for _ in range(300):
+        for _ in _until_late():
             if self.api.objects[plural(kind), "acme", name].deleted:
                 return
             await self.suite.step()
@@ -84,7 +85,7 @@ class Cluster:
 
     async def until(self, kind: str, name: str, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """The status, once it is so, while the suite works."""
-        for _ in range(300):
+        for _ in _until_late():
             status = self.status(kind, name)
             if holds(status):
                 return status
@@ -97,12 +98,19 @@ class Cluster:
     async def until_all(self, kind: str, names: list[str], holds: Callable[[dict[str, Any]], bool]) -> None:
         """Returns once the statuses of all are so. The suite does no work meanwhile."""
         left = set(names)
-        for _ in range(1000):
+        for _ in _until_late():
             left = {name for name in left if not holds(self.status(kind, name))}
             if not left:
                 return
             await asyncio.sleep(0.1)
         raise AssertionError(f"it never came for {len(left)}, such as {self.status(kind, min(left))}")
+
+
+def _until_late() -> Iterator[None]:
+    """Rounds of waiting: a process of the operator takes many seconds to start on a busy machine."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        yield
 
 
 def plural(kind: str) -> resource:
