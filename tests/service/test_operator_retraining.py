@@ -15,6 +15,7 @@ from services.operator.resource import Resource
 from sightline.client import progress
 from sightline.client.calls import AsyncCalls
 from sightline.client.stubs_aio import AsyncStubs
+from sightline.client.transport.addresses import Addresses
 from sightline.client.transport.credentials import Credentials
 from sightline.v1 import evaluation_service_pb2 as evaluation_service
 from sightline.v1 import model_alias_service_pb2 as alias_service
@@ -356,4 +357,18 @@ async def test_without_the_field_nothing_more_is_trained_and_what_runs_is_compar
     await version(birds.suite, 26)
     for _ in range(3):
         await birds.step()
+    assert sorted((await birds.models()).values()) == [1, 2]
+
+
+async def test_while_the_suite_is_away_nothing_is_claimed_and_then_it_goes_on(birds: Applied):
+    await version(birds.suite, 24)
+    new, calls = await birds.training(), birds.calls
+    nobody = Addresses("127.0.0.1:1", "127.0.0.1:1", "127.0.0.1:1")
+    async with AsyncStubs(nobody, Credentials(project="acme")) as stubs:
+        birds.calls = AsyncCalls(stubs, progress.silent)
+        await birds.step()
+        assert [one["status"] for one in birds.status["conditions"] if one["type"] == "Ready"] == ["Unknown"]
+        assert birds.latest["model"] == new
+    birds.calls = calls
+    await birds.until("ModelReplaced")
     assert sorted((await birds.models()).values()) == [1, 2]
