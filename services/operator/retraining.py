@@ -169,7 +169,7 @@ class _Steps:
         try:
             model = await self._get_model(latest.model)
         except NotFound:
-            return self._end(Phase.FAILED, f"Somebody has deleted {latest.model} in Sightline.")
+            return self._end(Phase.FAILED, _deleted(latest))
         if model.state not in ENDED:
             return self.stay(awaited=("Model", model))
         if model.state == Model.CANCELLED:
@@ -204,12 +204,16 @@ class _Steps:
         if serving.name != latest.compared_with:
             await delete_evaluations(self._calls, latest)
             return self.stay(compared_with=serving.name)
+        try:
+            challenger = await self._get_model(latest.model)
+        except NotFound:
+            return self._end(Phase.FAILED, _deleted(latest))
         test = await self._get_dataset(self._test)
         if test.state != Dataset.READY:
             return self.stay(delay_seconds=SOON)
         try:
             first = await self._measured(serving, test, latest.id)
-            second = await self._measured(await self._get_model(latest.model), test, latest.id)
+            second = await self._measured(challenger, test, latest.id)
             for one in (first, second):
                 if one.state == Evaluation.FAILED:
                     return self._end(Phase.NOT_COMPARED, f"{one.name} failed: {one.error.message}")
@@ -241,7 +245,7 @@ class _Steps:
         except ModelAliasNotFound:
             raise
         except ModelNotFound:
-            return self._end(Phase.FAILED, f"Somebody has deleted {latest.model} in Sightline.")
+            return self._end(Phase.FAILED, _deleted(latest))
         self._serving = found
         ended = self.stay(phase=Phase.REPLACED)
         return replace(ended, status=ended.status | {"alias": self._resource.spec["alias"]})
@@ -310,6 +314,10 @@ async def _serving(calls: AsyncCalls, resource: Resource) -> Model | None:
         raise
     except ModelNotFound:
         return None
+
+
+def _deleted(latest: Retraining) -> str:
+    return f"Somebody has deleted {latest.model} in Sightline."
 
 
 def _verdict(compared: ModelComparison, test: Dataset) -> str:

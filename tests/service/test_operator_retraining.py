@@ -122,31 +122,37 @@ def merged(before: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
     return after
 
 
-async def version(made: Suite, images: int, dataset: str = "pets") -> None:
-    """Registers that many images as the dataset's next version."""
+async def version(made: Suite, images: int, dataset: str = "pets", *, work: bool = True) -> None:
+    """Registers that many images as the dataset's next version; without `work` it waits for validation."""
     described, files = datasets.tagged(images)
     uploaded = await made.upload(f"{dataset}-{images}", {"train.json": described, **files}, "operator")
     uri = next(file.uri for file in uploaded.files if file.path == "train.json")
     request = made.world.request(dataset, uris=(uri,))
     request.new_version = True
     await made.call("CreateDataset", request, "operator")
-    await made.world.work()
+    if work:
+        await made.world.work()
 
 
 @pytest.fixture
-async def birds(tmp_path: Path) -> AsyncIterator[Applied]:
-    """A Model that has trained on its dataset's first version, and serves."""
+async def applied(tmp_path: Path) -> AsyncIterator[Applied]:
+    """A Model for whose training there is no dataset yet."""
     async with AsyncExitStack() as stack:
         made = await stack.enter_async_context(suite(tmp_path))
         made.key("operator", "admin", "acme")
-        await version(made, 20)
         await version(made, 10, "held")
         credentials = Credentials(token=made.tokens["operator"], project="acme")
         stubs = await stack.enter_async_context(AsyncStubs(made.addresses, credentials))
-        applied = Applied(made, AsyncCalls(stubs, progress.silent))
-        await applied.until("DatasetUnchanged")
-        assert await applied.serving() == "models/birds"
-        yield applied
+        yield Applied(made, AsyncCalls(stubs, progress.silent))
+
+
+@pytest.fixture
+async def birds(applied: Applied) -> Applied:
+    """A Model that has trained on its dataset's first version, and serves."""
+    await version(applied.suite, 20)
+    await applied.until("DatasetUnchanged")
+    assert await applied.serving() == "models/birds"
+    return applied
 
 
 async def test_a_model_of_the_new_version_that_is_not_worse_replaces_the_serving_one(birds: Applied):
@@ -322,6 +328,29 @@ async def ended(birds: Applied, rpc: str, model: str) -> None:
         await birds.suite.step()
     if rpc == "DeleteModel":
         await birds.ask("DeleteModel", model_service.DeleteModelRequest(name=model))
+
+
+async def test_a_model_that_is_deleted_before_it_is_compared_is_not_trained_again(birds: Applied):
+    await version(birds.suite, 24)
+    await birds.until("Comparing")
+    await birds.ask("DeleteModel", model_service.DeleteModelRequest(name=birds.latest["model"]))
+    await birds.until("RetrainingFailed")
+    assert await birds.models() == {"birds": 1}
+
+
+async def test_if_the_first_training_failed_the_next_version_is_the_first_to_serve(applied: Applied):
+    await version(applied.suite, 2, work=False)
+    await applied.step()
+    await applied.until("RetrainingFailed")
+    assert reason(applied.status) == "Failed"
+    await version(applied.suite, 24)
+    await applied.until("ModelReplaced")
+    assert await applied.serving() == applied.latest["model"]
+    assert reason(applied.status) == "Succeeded"
+    await applied.step()
+    assert applied.status["alias"] == "production"
+    await applied.delete()
+    assert await applied.models() == {}
 
 
 async def test_a_version_that_cannot_be_trained_on_is_told_and_the_next_one_is_trained_on(birds: Applied):
