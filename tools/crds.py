@@ -79,6 +79,10 @@ RETRAINING: dict[str, Schema] = {
             "unless it is worse, on the test dataset, than the model that serves. Each training may spend the budget."
         ),
     },
+    "retrainTimeBudget": {
+        **DURATION,
+        "description": "The budget of each training after the first; by default that of trainingParameters.",
+    },
     "retrainMinInterval": {
         **DURATION,
         "default": MIN_INTERVAL,

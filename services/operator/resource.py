@@ -10,7 +10,7 @@ from typing import Any
 GROUP, VERSION = "sightline.dev", "v1alpha1"
 READY, ACCEPTED, UP_TO_DATE = "Ready", "Accepted", "UpToDate"
 MAX_MESSAGE = 2_000  # characters of a condition's message
-RETRAINING_FIELDS = frozenset({"retrainWhen", "retrainMinInterval", "retrainHistoryLimit"})
+RETRAINING_FIELDS = frozenset({"retrainWhen", "retrainTimeBudget", "retrainMinInterval", "retrainHistoryLimit"})
 OWN_FIELDS = RETRAINING_FIELDS | {"alias", "deletionPolicy", "model"}  # of a spec; others are the contract's
 # Of which kind what may change; everything else is fixed by the creation.
 MUTABLE = {

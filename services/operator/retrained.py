@@ -11,6 +11,8 @@ from google.protobuf import json_format
 from google.protobuf.duration_pb2 import Duration
 
 from services.operator.resource import Resource
+from services.operator.spec import parsed
+from sightline.v1.model_pb2 import Model
 
 MIN_INTERVAL, HISTORY_LIMIT = "86400s", 3  # unless the spec has others; the definition has the same defaults
 MAX_NAME = 200  # characters of a resource's name that its models' names begin with
@@ -84,6 +86,14 @@ def min_interval(resource: Resource) -> timedelta:
     """The least time between the starts of two trainings; json_format.ParseError."""
     text = resource.spec.get("retrainMinInterval", MIN_INTERVAL)
     return json_format.ParseDict(text, Duration()).ToTimedelta()
+
+
+def wanted(resource: Resource) -> Model:
+    """The model to train: as the first one, but for the budget if the spec has another; json_format.ParseError."""
+    model = parsed(resource, Model())
+    if budget := resource.spec.get("retrainTimeBudget"):
+        json_format.ParseDict(budget, model.training_parameters.time_budget)
+    return model
 
 
 def superfluous(resource: Resource, serving: str) -> list[Retraining]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from services.operator.conditions import SOON, condition_of, is_away, message_of
+from services.operator.conditions import LATER, SOON, condition_of, is_away, message_of
 from services.operator.resource import UP_TO_DATE, Condition, Resource
 from services.operator.retrained import (
     Phase,
@@ -22,8 +22,9 @@ from services.operator.retrained import (
     min_interval,
     retrained,
     superfluous,
+    wanted,
 )
-from services.operator.spec import gone, parsed
+from services.operator.spec import gone
 from sightline.client.calls import AsyncCalls
 from sightline.client.errors import (
     InvalidArgument,
@@ -184,14 +185,18 @@ class _Steps:
 
     async def _create(self, latest: Retraining) -> Advance:
         request = models.CreateModelRequest(
-            model=parsed(self._resource, Model()),
+            model=wanted(self._resource),
             model_id=latest.id,
             request_id=f"{self._resource.uid}-{latest.dataset_version}-{latest.dataset_digest[-16:]}",
         )
         try:
             await self._calls.ask(self._calls.stubs.models.CreateModel, request)
-        except (InvalidArgument, NotEnoughBudget) as error:
+        except InvalidArgument as error:
             return self._end(Phase.FAILED, message_of(error))
+        except NotEnoughBudget as error:
+            message = f"{error.message} Fix: set spec.retrainTimeBudget."
+            condition = Condition(UP_TO_DATE, "False", "NotEnoughBudget", message)
+            return replace(self.stay(delay_seconds=LATER), condition=condition)
         return self.stay(created=True)
 
     async def _compare(self, latest: Retraining) -> Advance:

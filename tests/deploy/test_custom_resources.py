@@ -125,6 +125,7 @@ def test_exactly_the_fields_that_the_operator_cannot_change_have_a_transition_ru
         ("Model", {"deletionPolicy": "Orphan"}, "'Orphan' is not one of"),
         ("Model", {"retrainWhen": "Always"}, "'Always' is not one of"),
         ("Model", {"retrainMinInterval": "1d"}, "does not match"),
+        ("Model", {"retrainTimeBudget": "10m"}, "does not match"),
         ("Model", {"retrainHistoryLimit": 0}, "less than the minimum"),
         ("Evaluation", {"model": "birds"}, "does not match"),
         ("BatchPrediction", {"scoreThreshold": 1.5}, "greater than the maximum"),

@@ -353,6 +353,17 @@ async def test_if_the_first_training_failed_the_next_version_is_the_first_to_ser
     assert await applied.models() == {}
 
 
+async def test_a_budget_that_does_not_suffice_any_more_is_told_and_raised(birds: Applied):
+    birds.spec = SPEC | {"retrainTimeBudget": "1s"}
+    await version(birds.suite, 24)
+    await birds.until("NotEnoughBudget")
+    assert await birds.models() == {"birds": 1}
+    birds.spec = SPEC | {"retrainTimeBudget": "700s"}
+    await birds.until("ModelReplaced")
+    found = await birds.ask("GetModel", model_service.GetModelRequest(name=birds.latest["model"]))
+    assert found.training_parameters.time_budget.seconds == 700
+
+
 async def test_a_version_that_cannot_be_trained_on_is_told_and_the_next_one_is_trained_on(birds: Applied):
     await version(birds.suite, 2)
     await birds.until("RetrainingFailed")

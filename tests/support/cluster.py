@@ -113,7 +113,7 @@ class Cluster:
     async def until_all(self, kind: str, names: list[str], holds: Callable[[dict[str, Any]], bool]) -> None:
         """Returns once the statuses of all are so. The suite does no work meanwhile."""
         left = set(names)
-        for _ in _until_late():
+        for _ in _until_late(180):
             left = {name for name in left if not holds(self.status(kind, name))}
             if not left:
                 return
@@ -121,9 +121,9 @@ class Cluster:
         raise AssertionError(f"it never came for {len(left)}, such as {self.status(kind, min(left))}")
 
 
-def _until_late() -> Iterator[None]:
+def _until_late(seconds: float = 60) -> Iterator[None]:
     """Rounds of waiting: a process of the operator takes many seconds to start on a busy machine."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         yield
 
