@@ -19,6 +19,8 @@ import yaml
 from google.protobuf.descriptor_pb2 import DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorSet
 from grpc_tools import protoc
 
+from services.operator.retrained import HISTORY_LIMIT, MIN_INTERVAL, Phase
+
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "deploy/k8s/crds"
 GROUP, VERSION = "sightline.dev", "v1alpha1"
@@ -59,6 +61,7 @@ STATE = ("State", "string", ".status.state")
 PROGRESS = ("Progress", "string", ".status.progress")
 METRIC = ("Metric", "string", ".status.metric")
 COST = ("Cost", "string", ".status.cost")
+SERVES = ("Serves", "string", ".status.servingModel")
 READY = ("Reason", "string", '.status.conditions[?(@.type=="Ready")].reason')
 AGE = ("Age", "date", ".metadata.creationTimestamp")
 OF_MODEL: Schema = {
@@ -66,6 +69,53 @@ OF_MODEL: Schema = {
     "maxLength": 326,
     "pattern": "^models/[a-zA-Z0-9][a-zA-Z0-9._-]{0,254}(@[a-z0-9-]{1,63})?$",
     "description": "`models/{model}`, or an alias of a model.",
+}
+RETRAINING: dict[str, Schema] = {
+    "retrainWhen": {
+        "type": "string",
+        "enum": ["DatasetChanged"],
+        "description": (
+            "DatasetChanged: a new version of the training dataset trains another model. The alias is switched to it "
+            "unless it is worse, on the test dataset, than the model that serves. Each training may spend the budget."
+        ),
+    },
+    "retrainTimeBudget": {
+        **DURATION,
+        "description": "The budget of each training after the first; by default that of trainingParameters.",
+    },
+    "retrainMinInterval": {
+        **DURATION,
+        "default": MIN_INTERVAL,
+        "description": (
+            "The least time between the starts of two trainings, such as `86400s`. Of the versions in between, the "
+            "last is trained on."
+        ),
+    },
+    "retrainHistoryLimit": {
+        "type": "integer",
+        "format": "int32",
+        "minimum": 1,
+        "maximum": 20,
+        "default": HISTORY_LIMIT,
+        "description": "How many retrained models that do not serve are kept, the latest ones.",
+    },
+}
+RETRAINED: Schema = {
+    "type": "object",
+    "description": "The retrainings whose models are kept, by the id of the model.",
+    "additionalProperties": {
+        "type": "object",
+        "properties": {
+            "model": {"type": "string"},
+            "datasetVersion": {"type": "integer", "format": "int32", "description": "Trained on."},
+            "datasetDigest": {"type": "string"},
+            "startTime": {"type": "string", "format": "date-time"},
+            "phase": {"type": "string", "enum": [str(one) for one in Phase]},
+            "created": {"type": "boolean"},
+            "comparedWith": {"type": "string", "description": "The model that served then."},
+            "message": {"type": "string", "description": "How it ended."},
+        },
+    },
 }
 KINDS = (
     Kind(
@@ -76,7 +126,7 @@ KINDS = (
         "models",
         "Model",
         "smd",
-        (STATE, PROGRESS, METRIC, COST, ("Alias", "string", ".spec.alias"), READY, AGE),
+        (STATE, PROGRESS, METRIC, COST, ("Alias", "string", ".spec.alias"), SERVES, READY, AGE),
         extra={
             "alias": {
                 "type": "string",
@@ -84,7 +134,21 @@ KINDS = (
                 "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
                 "description": "Once trained, `models/{name}@{alias}` stands for the model.",
             },
+            **RETRAINING,
         },
+        rules=(
+            (
+                "!has(self.retrainWhen) || has(self.alias) && has(self.evaluationParameters)",
+                "retrainWhen needs alias and evaluationParameters, to compare what it trains with what serves",
+            ),
+            (
+                (
+                    "!has(self.retrainWhen) || !has(self.evaluationParameters)"
+                    " || self.evaluationParameters.testDataset != self.trainingParameters.trainingDataset"
+                ),
+                "retrainWhen needs test images of their own: a model is not tested on what it was trained on",
+            ),
+        ),
     ),
     Kind(
         "Evaluation",
@@ -141,6 +205,8 @@ STATUS: Schema = {
         "fixedDigest": {"type": "string", "description": "Of the fields that cannot be changed."},
         "alias": {"type": "string", "description": "The alias that was set."},
         "trainedDatasetVersion": {"type": "integer", "format": "int32"},
+        "servingModel": {"type": "string", "description": "With retrainWhen: the model that the alias stands for."},
+        "retrained": RETRAINED,
         "resultUris": {"type": "array", "items": {"type": "string"}},
         "conditions": {
             "type": "array",

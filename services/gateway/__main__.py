@@ -53,7 +53,15 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
 
 def services_of(stubs: AsyncStubs) -> Services:
     """The services as the gateway calls them."""
-    return Services(stubs.datasets, stubs.models, stubs.evaluations, stubs.predictions, stubs.projects, stubs.audit)
+    return Services(
+        datasets=stubs.datasets,
+        models=stubs.models,
+        aliases=stubs.aliases,
+        evaluations=stubs.evaluations,
+        predictions=stubs.predictions,
+        projects=stubs.projects,
+        audit=stubs.audit,
+    )
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from sightline.v1.audit_service_pb2_grpc import AuditServiceAsyncStub
     from sightline.v1.dataset_service_pb2_grpc import DatasetServiceAsyncStub
     from sightline.v1.evaluation_service_pb2_grpc import EvaluationServiceAsyncStub
+    from sightline.v1.model_alias_service_pb2_grpc import ModelAliasServiceAsyncStub
     from sightline.v1.model_service_pb2_grpc import ModelServiceAsyncStub
     from sightline.v1.prediction_service_pb2_grpc import PredictionServiceAsyncStub
     from sightline.v1.project_service_pb2_grpc import ProjectServiceAsyncStub
@@ -26,6 +27,7 @@ class Services:
 
     datasets: "DatasetServiceAsyncStub"
     models: "ModelServiceAsyncStub"
+    aliases: "ModelAliasServiceAsyncStub"
     evaluations: "EvaluationServiceAsyncStub"
     predictions: "PredictionServiceAsyncStub"
     projects: "ProjectServiceAsyncStub"

@@ -10,6 +10,7 @@ from services.infra import observe, processes
 from services.infra.tls import caller
 from services.kit.settings import load
 from services.operator import handlers
+from services.operator.reconcile import Pace
 from services.operator.settings import OperatorSettings
 from sightline.client import progress
 from sightline.client.calls import AsyncCalls
@@ -52,11 +53,12 @@ def main() -> None:
 async def serve(settings: OperatorSettings, stop: asyncio.Event) -> None:
     """Runs the operator."""
     projects, configured = Projects(settings), kopf.OperatorSettings()
+    pace = Pace(look_seconds=settings.operator_look_seconds)
     handlers.settings(configured)
     with observe.measured("operator", settings):
         try:
             await kopf.operator(
-                registry=handlers.registry(projects.calls, settings.project_of, *LOGINS),
+                registry=handlers.registry(projects.calls, settings.project_of, pace, *LOGINS),
                 settings=configured,
                 namespaces=settings.namespaces,
                 clusterwide=not settings.namespaces,

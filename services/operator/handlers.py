@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import kopf
@@ -10,6 +10,7 @@ import kopf
 from services.operator.kinds import KINDS
 from services.operator.reconcile import Interruption, Pace, Step, remove, step
 from services.operator.resource import GROUP, VERSION, Resource
+from services.operator.retraining import RETRAINING_REASONS
 from sightline.client.calls import AsyncCalls
 
 Login = Callable[..., kopf.ConnectionInfo | None]
@@ -21,9 +22,9 @@ LONGEST_DELAY_SECONDS = 60.0  # between attempts while the suite is away
 EXIT_SECONDS = 5.0  # for a step to end when it is interrupted
 
 
-def registry(calls_of: CallsOf, project_of: Callable[[str], str], *logins: Login) -> kopf.OperatorRegistry:
+def registry(calls_of: CallsOf, project_of: Callable[[str], str], pace: Pace, *logins: Login) -> kopf.OperatorRegistry:
     """The handlers of all kinds, and the ways to the api server, of which the first that there is counts."""
-    made, pace = kopf.OperatorRegistry(), Pace()
+    made = kopf.OperatorRegistry()
     for number, login in enumerate(logins):
         kopf.on.login(registry=made, id=f"login-{number}", errors=kopf.ErrorsMode.IGNORED)(login)
     for kind in KINDS.values():
@@ -108,12 +109,24 @@ async def _remove(calls_of: CallsOf, body: kopf.Body, patch: kopf.Patch) -> None
 
 def _show(body: kopf.Body, resource: Resource, status: dict[str, Any], patch: kopf.Patch) -> None:
     """Writes what is new in the status, and an event for each condition that has another reason now."""
-    patch.status.update({name: value for name, value in status.items() if resource.status.get(name) != value})
+    patch.status.update(changes(resource.status, status))
     before = {one["type"]: one.get("reason") for one in resource.status.get("conditions", ())}
     for one in status.get("conditions", ()):
         if before.get(one["type"]) != one["reason"]:
-            type_ = "Warning" if one["status"] != "True" and one["message"] else "Normal"
+            is_fault = one["status"] != "True" and one["message"] and one["reason"] not in RETRAINING_REASONS
+            type_ = "Warning" if is_fault else "Normal"
             kopf.event(body, type=type_, reason=one["reason"], message=one["message"] or str(status.get("state", "")))
+
+
+def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """The merge patch for what is new in `after`; of a map in it only the entries that are new or gone."""
+    changed = {name: value for name, value in after.items() if before.get(name) != value}
+    for name, value in changed.items():
+        old = before.get(name)
+        if isinstance(value, dict) and isinstance(old, dict):
+            gone = old.keys() - value.keys()
+            changed[name] = {key: one for key, one in value.items() if old.get(key) != one} | dict.fromkeys(gone)
+    return changed
 
 
 def _why(status: dict[str, Any]) -> str:

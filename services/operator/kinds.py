@@ -4,15 +4,14 @@ import hashlib
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Protocol
 
+from services.operator.models import Models
 from services.operator.resource import Resource
 from services.operator.spec import MASK, changed, gone, own_fields, parsed, seconds
 from sightline.client.calls import AsyncCalls
-from sightline.client.errors import InvalidArgument, ModelInUse, NotFound, WrongState
-from sightline.v1 import batch_prediction_pb2, dataset_pb2, evaluation_pb2, model_pb2
+from sightline.client.errors import NotFound
+from sightline.v1 import batch_prediction_pb2, dataset_pb2, evaluation_pb2
 from sightline.v1 import dataset_service_pb2 as datasets
 from sightline.v1 import evaluation_service_pb2 as evaluations
-from sightline.v1 import model_alias_service_pb2 as aliases
-from sightline.v1 import model_service_pb2 as models
 from sightline.v1 import prediction_service_pb2 as predictions
 
 Found = Any  # a message of the contract, of the kind in question
@@ -125,83 +124,6 @@ class Datasets(_Defaults):
             "progress": f"{found.progress.fraction:.0%}",
             "images": found.stats.image_count,
             "version": str(found.version),
-        }
-
-
-class Models:
-    """Models, and the alias that stands for one once it can predict."""
-
-    plural = "models"
-
-    def name_of(self, resource: Resource) -> str:
-        return f"models/{resource.name}"
-
-    async def create(self, calls: AsyncCalls, resource: Resource) -> model_pb2.Model:
-        request = models.CreateModelRequest(
-            model=parsed(resource, model_pb2.Model()), model_id=resource.name, request_id=resource.uid
-        )
-        return await calls.ask(calls.stubs.models.CreateModel, request)
-
-    async def get(self, calls: AsyncCalls, name: str) -> model_pb2.Model:
-        return await calls.ask(calls.stubs.models.GetModel, models.GetModelRequest(name=name))
-
-    async def update(self, calls: AsyncCalls, resource: Resource, found: model_pb2.Model) -> model_pb2.Model:
-        wanted = parsed(resource, model_pb2.Model())
-        if own_fields(wanted) != own_fields(found):
-            request = models.UpdateModelRequest(model=changed(wanted, found), update_mask=MASK)
-            found = await calls.ask(calls.stubs.models.UpdateModel, request)
-        return found
-
-    async def finish(self, calls: AsyncCalls, resource: Resource, found: model_pb2.Model) -> dict[str, Any]:
-        """Sets the alias, once: from then on it is whoever switches or rolls it back that decides."""
-        alias = resource.spec.get("alias", "")
-        if found.model_version and alias not in ("", resource.status.get("alias")):
-            request = aliases.SetModelAliasRequest(name=f"{found.name}@{alias}", model=found.name)
-            await calls.ask(calls.stubs.aliases.SetModelAlias, request)
-            return {"alias": alias}
-        return {}
-
-    async def watch(self, calls: AsyncCalls, name: str) -> AsyncGenerator[model_pb2.Model]:
-        async for message in calls.watch(calls.stubs.models.WatchModel, models.WatchModelRequest(name=name)):
-            yield message.model
-
-    async def remove(self, calls: AsyncCalls, resource: Resource, name: str) -> bool:
-        """Cancels its training first, and removes the alias that it has set. ModelInUse for another alias."""
-        delete = models.DeleteModelRequest(name=name)
-        try:
-            return await gone(calls.ask(calls.stubs.models.DeleteModel, delete))
-        except WrongState:
-            await gone(calls.ask(calls.stubs.models.CancelModel, models.CancelModelRequest(name=name)))
-        except ModelInUse:
-            if not await self._remove_alias(calls, f"{name}@{resource.status.get('alias')}", name):
-                raise
-        return False
-
-    async def _remove_alias(self, calls: AsyncCalls, alias: str, model: str) -> bool:
-        """Whether the alias stood for the model, and is deleted."""
-        try:
-            found = await calls.ask(calls.stubs.aliases.GetModelAlias, aliases.GetModelAliasRequest(name=alias))
-        except (InvalidArgument, NotFound):
-            return False
-        if found.model != model:
-            return False
-        request = aliases.DeleteModelAliasRequest(name=alias, etag=found.etag)
-        return await gone(calls.ask(calls.stubs.aliases.DeleteModelAlias, request))
-
-    def has_ended(self, found: model_pb2.Model) -> bool:
-        ended = model_pb2.Model.SUCCEEDED, model_pb2.Model.FAILED, model_pb2.Model.CANCELLED
-        return found.state in ended
-
-    def summary(self, found: model_pb2.Model) -> dict[str, Any]:
-        progress = found.progress
-        metric = f"{progress.metric_name} {progress.metric_value:.3f}" if progress.HasField("metric_value") else ""
-        return {
-            "state": model_pb2.Model.State.Name(found.state),
-            "progress": f"{progress.fraction:.0%}",
-            "metric": metric,
-            "cost": seconds(found.training_cost),
-            "version": found.model_version,
-            "trainedDatasetVersion": found.training_dataset_version,
         }
 
 

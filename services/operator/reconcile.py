@@ -2,32 +2,23 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from google.protobuf import json_format
 
+from services.operator.conditions import LATER, SOON, condition_of, is_away
 from services.operator.kinds import KINDS, Found, Kind
 from services.operator.resource import ACCEPTED, READY, Condition, Resource, with_conditions
+from services.operator.retraining import Advance, advance, is_retrained
 from sightline.client.calls import AsyncCalls
-from sightline.client.errors import (
-    AlreadyExists,
-    Conflict,
-    DatasetNotReady,
-    DeadlineExceeded,
-    InvalidArgument,
-    ModelNotReady,
-    NotFound,
-    SightlineError,
-)
+from sightline.client.errors import NotFound, SightlineError
 
 WATCH_SECONDS = 60.0  # of one step; then the resource is read again
 POLL_SECONDS = 10.0  # between two looks at a resource while all streams are taken
 RESYNC_SECONDS = 300.0  # of a resource that has ended
-SOON, LATER = 5.0, 60.0  # seconds until a step that failed is repeated
-WAITED_FOR = DatasetNotReady, ModelNotReady, NotFound
 GONE, CHANGED = "DeletedInSightline", "ImmutableFieldChanged"
 Now = Callable[[], datetime]
 Interruption = Callable[[], Awaitable[object]]  # returns once a step that waits should end
@@ -48,6 +39,7 @@ class Pace:
 
     steps: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(20))
     streams: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(50))
+    look_seconds: float = 60.0  # between looks at a dataset whose new versions are trained on
 
 
 def utc_now() -> datetime:
@@ -87,8 +79,16 @@ async def step(
             shown["fixedDigest"] = resource.fixed_digest
             found = await kind.update(calls, resource, found)
             finished = await kind.finish(calls, resource, found) if kind.has_ended(found) else {}
-        status = _shown(kind, resource, found, shown | finished, now)
+            retrains = kind.has_ended(found) and is_retrained(resource)
+            taken = await advance(calls, resource, found, now()) if retrains else None
+        if taken:
+            status = _shown(kind, resource, taken.serving, shown | finished | taken.status, now, taken.condition)
+        else:
+            status = _shown(kind, resource, found, shown | finished, now)
         if _differs(status, resource):
+            return Step(status)
+        if taken:
+            await _wait(_next_of(taken, calls, pace), interrupted)
             return Step(status)
         if kind.has_ended(found):
             await _wait(asyncio.sleep(RESYNC_SECONDS), interrupted)
@@ -114,25 +114,6 @@ async def remove(calls: AsyncCalls, resource: Resource, *, now: Now = utc_now) -
     return False, _failed(resource, {}, now, waiting, SOON)
 
 
-def condition_of(error: Exception) -> tuple[Condition, float]:
-    """What an error means for the resource, and after how long to try again."""
-    if isinstance(error, json_format.ParseError):
-        return Condition(ACCEPTED, "False", "InvalidSpec", f"{error}; correct the spec."), LATER
-    assert isinstance(error, SightlineError), error
-    message = error.message + (f" Fix: {error.fix}." if error.fix else "")
-    reason = _reason(error)
-    if isinstance(error, AlreadyExists):
-        message += " It was not created by this resource: choose another name, or delete it first."
-        return Condition(ACCEPTED, "False", reason, message), LATER
-    if isinstance(error, InvalidArgument):
-        return Condition(ACCEPTED, "False", reason, message), LATER
-    if error.retryable or isinstance(error, DeadlineExceeded):
-        return Condition(READY, "Unknown", reason, message), SOON
-    if isinstance(error, (Conflict, *WAITED_FOR)):
-        return Condition(READY, "False", reason, message), SOON
-    return Condition(READY, "False", reason, message), LATER
-
-
 def _refused(resource: Resource, shown: dict[str, Any], now: Now, error: Exception) -> Step:
     """What is shown of an error."""
     condition, delay = condition_of(error)
@@ -154,7 +135,7 @@ async def _created_name(kind: Kind, calls: AsyncCalls, resource: Resource) -> st
     except json_format.ParseError:
         return ""
     except SightlineError as error:
-        if error.retryable or isinstance(error, DeadlineExceeded):
+        if is_away(error):
             raise
         return ""
 
@@ -181,6 +162,17 @@ async def _next(kind: Kind, calls: AsyncCalls, found: Found, pace: Pace) -> Foun
     return None
 
 
+async def _next_of(taken: Advance, calls: AsyncCalls, pace: Pace) -> Found | None:
+    """Returns when it is time for the next step of a retraining."""
+    if not taken.awaited:
+        await asyncio.sleep(min(taken.delay_seconds or pace.look_seconds, pace.look_seconds))
+        return None
+    kind, found = taken.awaited
+    with suppress(NotFound):  # the next step sees that it is gone
+        await _next(KINDS[kind], calls, found, pace)
+    return None
+
+
 async def _wait(coming: Coroutine[Any, Any, Found | None], interrupted: Interruption) -> Found | None:
     """What is awaited; None if that is interrupted, or takes too long."""
     tasks = asyncio.ensure_future(coming), asyncio.ensure_future(interrupted())
@@ -195,10 +187,12 @@ async def _wait(coming: Coroutine[Any, Any, Found | None], interrupted: Interrup
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _shown(kind: Kind, resource: Resource, found: Found, shown: dict[str, Any], now: Now) -> dict[str, Any]:
+def _shown(
+    kind: Kind, resource: Resource, found: Found, shown: dict[str, Any], now: Now, *more: Condition
+) -> dict[str, Any]:
     """The status for what was found."""
     summary = kind.summary(found)
-    conditions = [Condition(ACCEPTED, "True", "Created"), _readiness(kind, found, summary)]
+    conditions = [Condition(ACCEPTED, "True", "Created"), _readiness(kind, found, summary), *more]
     return shown | summary | {"conditions": with_conditions(resource, conditions, now())}
 
 
@@ -234,12 +228,6 @@ def _changed(resource: Resource) -> Condition:
         "Restore them, or create another resource."
     )
     return Condition(ACCEPTED, "False", CHANGED, message)
-
-
-def _reason(error: SightlineError) -> str:
-    """The reason in the form of conditions' reasons: `datasetNotReady` as `DatasetNotReady`."""
-    reason = error.reason or type(error).__name__
-    return reason[0].upper() + reason[1:]
 
 
 def _differs(status: dict[str, Any], resource: Resource) -> bool:

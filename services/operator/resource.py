@@ -8,13 +8,14 @@ from datetime import datetime
 from typing import Any
 
 GROUP, VERSION = "sightline.dev", "v1alpha1"
-READY, ACCEPTED = "Ready", "Accepted"
+READY, ACCEPTED, UP_TO_DATE = "Ready", "Accepted", "UpToDate"
 MAX_MESSAGE = 2_000  # characters of a condition's message
-OWN_FIELDS = frozenset({"alias", "deletionPolicy", "model"})  # of a spec; others are the contract's
+RETRAINING_FIELDS = frozenset({"retrainWhen", "retrainTimeBudget", "retrainMinInterval", "retrainHistoryLimit"})
+OWN_FIELDS = RETRAINING_FIELDS | {"alias", "deletionPolicy", "model"}  # of a spec; others are the contract's
 # Of which kind what may change; everything else is fixed by the creation.
 MUTABLE = {
     "Dataset": frozenset({"annotationFileUris", "customProperties", "deletionPolicy", "displayName"}),
-    "Model": frozenset({"alias", "customProperties", "deletionPolicy", "displayName"}),
+    "Model": RETRAINING_FIELDS | {"alias", "customProperties", "deletionPolicy", "displayName"},
 }
 MUTABLE_BY_DEFAULT = frozenset({"deletionPolicy"})
 

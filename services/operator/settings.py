@@ -1,5 +1,7 @@
 """The operator's settings."""
 
+from pydantic import Field
+
 from services.kit import settings
 from sightline.client.transport.addresses import Addresses
 
@@ -12,6 +14,8 @@ class OperatorSettings(settings.Settings):
     predictor_address: settings.Address = "127.0.0.1:50053"
     operator_namespaces: str = ""  # whose resources are served, by commas; empty: all
     operator_project: str = ""  # in which all are created; empty: each namespace is a project of its name
+
+    operator_look_seconds: float = Field(default=60.0, gt=0)  # between looks for a new version that retrains a model
 
     @property
     def addresses(self) -> Addresses:

@@ -8,12 +8,15 @@ from typing import Any
 
 import jsonschema
 import kubernetes_validate
+import msgspec
 import pytest
 import yaml
 
 from services.operator.kinds import KINDS
 from services.operator.resource import GROUP, MUTABLE, MUTABLE_BY_DEFAULT, VERSION
+from services.operator.retrained import HISTORY_LIMIT, MIN_INTERVAL, Retraining
 from tests.deploy.test_schemas import KUBERNETES, strict
+from tests.support import cel
 from tests.support.manifests import K8S, ROOT, Resource, render_text
 
 DEFINED: dict[str, Resource] = {
@@ -120,6 +123,10 @@ def test_exactly_the_fields_that_the_operator_cannot_change_have_a_transition_ru
         ("Model", {"trainingParameters": {"trainingDataset": "datasets/birds"}}, "'timeBudget' is a required property"),
         ("Model", {"alias": "Production!"}, "does not match"),
         ("Model", {"deletionPolicy": "Orphan"}, "'Orphan' is not one of"),
+        ("Model", {"retrainWhen": "Always"}, "'Always' is not one of"),
+        ("Model", {"retrainMinInterval": "1d"}, "does not match"),
+        ("Model", {"retrainTimeBudget": "10m"}, "does not match"),
+        ("Model", {"retrainHistoryLimit": 0}, "less than the minimum"),
         ("Evaluation", {"model": "birds"}, "does not match"),
         ("BatchPrediction", {"scoreThreshold": 1.5}, "greater than the maximum"),
         ("BatchPrediction", {"maxResults": 0}, "less than the minimum"),
@@ -138,11 +145,102 @@ def test_a_budget_that_is_no_duration_of_the_contract_is_refused(budget: str) ->
     assert any("does not match" in one for one in refuse(resource))
 
 
-def test_a_batch_prediction_needs_one_source_of_images_by_a_rule() -> None:
-    rules = schema("BatchPrediction")["properties"]["spec"]["x-kubernetes-validations"]
-    assert {"has(self.inputUriPrefix) != has(self.datasetName)"} == {
-        one["rule"] for one in rules if "oldSelf" not in one["rule"]
-    }
+def refused(kind: str, spec: Resource, old: Resource | None = None) -> list[str]:
+    """The messages of the rules that a spec breaks: those about its creation, or about a change of the old one."""
+    rules = schema(kind)["properties"]["spec"]["x-kubernetes-validations"]
+    applied = [one for one in rules if ("oldSelf" in one["rule"]) == (old is not None)]
+    return [one["message"] for one in applied if not cel.holds(one["rule"], spec, old)]
+
+
+@kinds
+def test_what_is_fixed_cannot_be_changed_added_or_removed_and_the_rest_can(kind: str) -> None:
+    spec = schema(kind)["properties"]["spec"]
+    least = dict.fromkeys(spec["required"], "x")
+    for name in spec["properties"]:
+        is_fixed = name not in MUTABLE.get(kind, MUTABLE_BY_DEFAULT)
+        message = f"{name} cannot be changed; create another resource"
+        for new, old in (({name: "a"}, {name: "b"}), ({}, {name: "a"}), ({name: "a"}, {})):
+            assert refused(kind, least | new, least | old) == [message] * is_fixed
+        assert not refused(kind, least | {name: "a"}, least | {name: "a"})
+
+
+@pytest.mark.parametrize(
+    ("sources", "is_accepted"),
+    [
+        ({"inputUriPrefix": "s3://a/b"}, True),
+        ({"datasetName": "datasets/a"}, True),
+        ({"inputUriPrefix": "s3://a/b", "datasetName": "datasets/a"}, False),
+        ({}, False),
+    ],
+)
+def test_a_batch_prediction_needs_one_source_of_images(sources: dict[str, str], is_accepted: bool) -> None:
+    found = refused("BatchPrediction", {"modelName": "models/a"} | sources)
+    assert found == ([] if is_accepted else ["set either inputUriPrefix or datasetName"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({}, ""),
+        ({"alias": None}, "needs alias and evaluationParameters"),
+        ({"evaluationParameters": None}, "needs alias and evaluationParameters"),
+        ({"evaluationParameters": {"testDataset": "datasets/birds"}}, "needs test images of their own"),
+        ({"alias": None, "evaluationParameters": None, "retrainWhen": None}, ""),
+    ],
+)
+def test_a_model_retrains_only_if_it_can_be_compared(changes: dict[str, Any], fault: str) -> None:
+    spec = {name: value for name, value in (example("Model")["spec"] | changes).items() if value is not None}
+    found = refused("Model", spec)
+    assert bool(found) == bool(fault)
+    assert all(fault in one for one in found)
+
+
+def test_the_defaults_are_those_of_the_operator() -> None:
+    properties = schema("Model")["properties"]["spec"]["properties"]
+    assert properties["retrainMinInterval"]["default"] == MIN_INTERVAL
+    assert properties["retrainHistoryLimit"]["default"] == HISTORY_LIMIT
+    entry = schema("Model")["properties"]["status"]["properties"]["retrained"]["additionalProperties"]
+    assert set(entry["properties"]) == {one.encode_name for one in msgspec.structs.fields(Retraining)}
+
+
+@kinds
+def test_kubernetes_accepts_the_cost_of_every_rule(kind: str) -> None:
+    found = dict(cel.costs(schema(kind)))
+    assert len(found) == len(schema(kind)["properties"]["spec"]["x-kubernetes-validations"])
+    for rule, cost in found.items():
+        assert 1 < cost < cel.MAX_COST / 10, rule
+    assert sum(found.values()) < cel.MAX_TOTAL / 10
+
+
+@kinds
+def test_a_rule_that_reads_a_field_without_a_limit_is_found(kind: str) -> None:
+    limited = list(compared(schema(kind)["properties"]["spec"]))
+    assert limited or kind == "Dataset"  # whose rule is about one of a few words
+    for path, limit in limited:
+        unbounded = deepcopy(schema(kind))
+        found = unbounded["properties"]["spec"]
+        for name in path:
+            found = found[name]
+        del found[limit]
+        with pytest.raises(cel.Unbounded, match=limit):
+            list(cel.costs(unbounded))
+
+
+def compared(found: Any) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Where fields that rules read have limits, and which: of the field itself or of what is in it."""
+    for name, one in found["properties"].items():
+        if any(f"self.{name}" in rule["rule"].replace("has(self", "") for rule in found["x-kubernetes-validations"]):
+            yield from limits(one, ("properties", name))
+
+
+def limits(found: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Every limit at or below a schema, with its path."""
+    yield from ((path, limit) for limit in ("maxLength", "maxItems", "maxProperties") if limit in found)
+    for name, one in found.get("properties", {}).items():
+        yield from limits(one, (*path, "properties", name))
+    for name in ("items", "additionalProperties"):
+        if name in found:
+            yield from limits(found[name], (*path, name))
 
 
 def test_the_operator_has_no_more_rights_than_its_work_needs() -> None:

@@ -149,6 +149,9 @@ def test_a_folder_becomes_a_model_that_names_what_is_on_a_picture(
     with page.expect_download() as archive:
         page.get_by_role("button", name="Download").click()
     assert zipfile.is_zipfile(archive.value.path())
+    page.get_by_label("Alias, such as").fill("studio@production")
+    page.get_by_role("button", name="Let it stand for this model").click()
+    page.get_by_role("heading", name="studio@production").wait_for()
     look_through(page, suite.gateway, "studio-model", "studio")
 
     page.goto(f"{suite.gateway}/studio/models/studio-model/try")

@@ -160,6 +160,28 @@ async def test_a_deleted_model_takes_its_alias_with_it(cluster: Cluster):
     assert not listed.model_aliases
 
 
+async def test_other_files_of_a_dataset_train_a_model_that_replaces_the_serving_one(cluster: Cluster):
+    cluster.environment["SIGHTLINE_OPERATOR_LOOK_SECONDS"] = "0.2"
+    tested = {"evaluationParameters": {"testDataset": "datasets/held"}, "alias": "production"}
+    retrains = {"retrainWhen": "DatasetChanged", "retrainMinInterval": "0s"}
+    async with operating(cluster):
+        await cluster.create("Dataset", "pets", PETS | {"annotationFileUris": await files_of(cluster)})
+        await cluster.create("Dataset", "held", PETS | {"annotationFileUris": await files_of(cluster, "held", 10)})
+        await cluster.create("Model", "birds", TRAINING | tested | retrains)
+        await cluster.until("Model", "birds", lambda status: reason(status, "UpToDate") == "DatasetUnchanged")
+        more = await files_of(cluster, "more", 24)
+        await cluster.change("Dataset", "pets", {"annotationFileUris": more}, generation=2)
+        replaced = await cluster.until("Model", "birds", lambda status: reason(status, "UpToDate") == "ModelReplaced")
+        assert replaced["servingModel"] in {one["model"] for one in replaced["retrained"].values()}
+        assert replaced["trainedDatasetVersion"] == 2
+        get = alias_service.GetModelAliasRequest(name="models/birds@production")
+        assert (await cluster.suite.call("GetModelAlias", get, "operator")).model == replaced["servingModel"]
+        await cluster.delete("Model", "birds")
+        await cluster.gone("Model", "birds")
+    listed = await cluster.suite.call("ListModels", model_service.ListModelsRequest(), "operator")
+    assert not listed.models
+
+
 async def test_a_new_reason_is_an_event(cluster: Cluster):
     async with operating(cluster):
         await cluster.create("Model", "birds", TRAINING)

@@ -12,8 +12,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-from kmock import KubernetesEmulator, ResourceInfo, Server, resource
+import aiohttp.web
+from kmock import KubernetesEmulator, Request, ResourceInfo, Server, action, resource
 
 from tests.support import datasets
 from tests.support.suite_of_projects import Suite, suite
@@ -21,10 +21,25 @@ from tests.support.suite_of_projects import Suite, suite
 GROUP = "sightline.dev/v1alpha1"
 
 
+class Api(KubernetesEmulator):
+    """The mock. For each request it looks through all that it remembers, which takes long after some hundred."""
+
+    updates = 0  # requests so far that change a resource
+    forgets = False  # whether it remembers only the requests that it has not answered yet
+
+    async def _handle(self, request: Request) -> aiohttp.web.StreamResponse:
+        self.updates += request.action == action.UPDATE
+        try:
+            return await super()._handle(request)
+        finally:
+            if self.forgets:
+                self._requests[:] = [one for one in self._requests if one is not request]
+
+
 class Cluster:
     """A mock of a cluster's API, with an operator that works in it, and the suite that the operator calls."""
 
-    def __init__(self, api: KubernetesEmulator, url: str, made: Suite, folder: Path) -> None:
+    def __init__(self, api: Api, url: str, made: Suite, folder: Path) -> None:
         self.api, self.url, self.suite = api, url, made
         config = folder / "kubeconfig"
         context = {"cluster": "mock", "user": "mock"}
@@ -98,7 +113,7 @@ class Cluster:
     async def until_all(self, kind: str, names: list[str], holds: Callable[[dict[str, Any]], bool]) -> None:
         """Returns once the statuses of all are so. The suite does no work meanwhile."""
         left = set(names)
-        for _ in _until_late():
+        for _ in _until_late(180):
             left = {name for name in left if not holds(self.status(kind, name))}
             if not left:
                 return
@@ -106,9 +121,9 @@ class Cluster:
         raise AssertionError(f"it never came for {len(left)}, such as {self.status(kind, min(left))}")
 
 
-def _until_late() -> Iterator[None]:
+def _until_late(seconds: float = 60) -> Iterator[None]:
     """Rounds of waiting: a process of the operator takes many seconds to start on a busy machine."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         yield
 
@@ -134,7 +149,7 @@ async def operating(cluster: Cluster) -> AsyncGenerator[asyncio.subprocess.Proce
 @asynccontextmanager
 async def running_cluster(folder: Path) -> AsyncGenerator[Cluster]:
     """A cluster without an operator yet."""
-    async with suite(folder) as made, KubernetesEmulator() as api, Server(api) as server:
+    async with suite(folder) as made, Api() as api, Server(api) as server:
         made.key("operator", "admin", "acme")
         api.resources["v1/events"] = ResourceInfo(namespaced=True, kind="Event", verbs={"create"})
         for name in ("v1/namespaces", "apiextensions.k8s.io/v1/customresourcedefinitions"):

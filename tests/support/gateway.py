@@ -116,7 +116,7 @@ async def front(answers: dict[str, Answer], **changes: Any) -> AsyncGenerator[Fr
 def services_of(stub: Stub) -> Services:
     """The services, all of them this stub."""
     one = cast("Any", stub)
-    return Services(one, one, one, one, one, one)
+    return Services(one, one, one, one, one, one, one)
 
 
 @asynccontextmanager

@@ -19,6 +19,7 @@ from services.gateway.studio.cookies import PREFIX
 from services.gateway.studio.thumbnails import Shrink
 from services.infra.auth import Guard
 from services.vision.thumbnail import thumbnail
+from sightline.v1.model_alias_service_pb2 import ListModelAliasesResponse
 from sightline.v1.project_pb2 import Project
 from tests.support import gateway
 from tests.support.decoders import InlineDecoders
@@ -61,8 +62,11 @@ async def browser(
 ) -> AsyncGenerator[Browser]:
     """A browser at the studio, with these answers of the services."""
     settings, seen = GatewaySettings(**changes), list[Seen]()
-    project: dict[str, Answer] = {"GetProject": lambda request: Project(project_id="default", roles=roles)}
-    services = gateway.services_of(Stub(seen, project | answers))
+    usual: dict[str, Answer] = {
+        "GetProject": lambda request: Project(project_id="default", roles=roles),
+        "ListModelAliases": lambda request: ListModelAliasesResponse(),
+    }
+    services = gateway.services_of(Stub(seen, usual | answers))
     studio = Studio(services, settings, shrink)
     front = Front(Gateway(services, settings, apis.served()), studio, PREFIX, settings.hosts)
     async with gateway.served(front, settings, guard, base) as client:

@@ -115,6 +115,7 @@ class Suite:
         self.tokens: dict[str, str] = {}
         self.store: Store  # the trainer's, once it runs
         self.step: Callable[[], Any] = never  # of the trainer's coordinator and worker
+        self.worker: QuickWorker  # the trainer's
         self.addresses: Addresses
         self.channels: dict[str, grpc.aio.Channel] = {}
         self.addresses: Addresses  # once the suite runs
@@ -283,7 +284,7 @@ async def _trainer(made: Suite, services: Credentials) -> AsyncGenerator[str]:
             await worker.work_off()
             await asyncio.sleep(0.01)
 
-        made.step = step
+        made.step, made.worker = step, worker
         quotas = Quotas(store, made.limits_of, clock)
         models = Models(store, known, made.blobs, clock, counts, quotas)
         estimates, waits = Estimates(store, known, made.blobs, clock, telemetry), Waits(store, queue, known, clock)

@@ -19,6 +19,7 @@ from services.gateway.errors import Problem, Refusal, no_method, problem_of
 from services.gateway.settings import GatewaySettings
 from services.gateway.studio import (
     admin,
+    aliases,
     charts,
     compare,
     datasets,
@@ -71,6 +72,9 @@ PAGES: tuple[tuple[str, str, Page], ...] = (
     ("POST", "/models/{model}/export", exports.download),
     ("POST", "/models/{model}/export/progress", exports.progress),
     ("POST", "/models/{model}/cancel", models.cancel),
+    ("POST", "/models/{model}/aliases", aliases.choose),
+    ("POST", "/models/{model}/aliases/rollback", aliases.roll_back),
+    ("POST", "/models/{model}/aliases/delete", aliases.delete),
     ("POST", "/models/{model}/delete", models.delete),
     ("GET", "/models/{model}/progress", training.progress),
     ("GET", "/models/{model}/try", trying.show),

@@ -7,6 +7,7 @@ from typing import Any
 from starlette.responses import Response
 
 from services.gateway.studio import charts
+from services.gateway.studio.aliases import known
 from services.gateway.studio.models import ENDED, main_metric, name_of, state_of
 from services.gateway.studio.text import Text
 from services.gateway.studio.training import progress_of
@@ -59,7 +60,8 @@ async def show(visit: Visit) -> Response:
     evaluations = [
         (one, Evaluation.State.Name(one.state).lower(), measured(one.performance)) for one in found.evaluations
     ]
-    return await visit.page("model.html", **context, **_results(model, visit.site.text), evaluations=evaluations)
+    context |= _results(model, visit.site.text)
+    return await visit.page("model.html", **context, evaluations=evaluations, aliases=await known(visit, model.name))
 
 
 def _results(model: Model, text: Text) -> dict[str, Any]:
