@@ -52,7 +52,7 @@ async def measure(folder: Path, copies: int) -> None:
             written = await copied(stack.nats_url, copies)
             print(f"{written} records written in {time.monotonic() - began:.0f} s", flush=True)
     print("\n| | |\n|---|---|")
-    limits = dict.fromkeys(("SIGHTLINE_MAX_PROJECT_DATASETS", "SIGHTLINE_MAX_PROJECT_MODELS"), str(10**9))
+    limits = {f"SIGHTLINE_MAX_PROJECT_{kind}": str(10**9) for kind in ("DATASETS", "MODELS")}
     stack = Stack(folder / "suite", base_port=0, environment=limits)
     ready: dict[str, float] = {}
     began = time.monotonic()
