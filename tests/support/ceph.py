@@ -94,7 +94,9 @@ class CephGateway(S3ServerWithUsers):
 
     def add_users(self, bucket: str) -> Mapping[str, Keys]:
         made = {process: self._add_user(process) for process in PROCESSES}
-        set_policy(StoreOwner.model_validate(self.settings(bucket=bucket).model_dump()), "arn:aws:iam:::user/{}")
+        set_policy(
+            StoreOwner.model_validate(self.settings(bucket=bucket).model_dump()), "arn:aws:iam:::user/{}", self._folder
+        )
         return made
 
     def _add_user(self, name: str) -> Keys:

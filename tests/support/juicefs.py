@@ -11,8 +11,7 @@ from pathlib import Path
 from minio import MinioAdmin
 from minio.credentials.providers import StaticProvider
 
-from services.infra.store_policies import PROCESSES
-from services.infra.store_users import StoreOwner, make_users
+from services.infra.store_users import StoreOwner, make_users, minio_users
 from tests.support.s3 import Keys, S3ServerWithUsers, answers
 from tests.support.servers import ServerFailed, find_program, free_port, wait_until
 
@@ -65,13 +64,8 @@ class MinioGateway(S3ServerWithUsers):
         self._admin.user_remove(access)
 
     def add_users(self, bucket: str) -> Mapping[str, Keys]:
-        keys = {process: (f"{process}-{uuid.uuid4().hex[:8]}", uuid.uuid4().hex) for process in PROCESSES}
-        folder = self._folder / f"keys-{bucket}"
-        folder.mkdir()
-        for process, pair in keys.items():
-            for kind, key in zip(("access", "secret"), pair, strict=True):
-                (folder / f"{process}-{kind}-key").write_text(f"{key}\n")
-        make_users(StoreOwner.model_validate(self.settings(bucket=bucket).model_dump()), folder)
+        folder, keys = self._write_keys(bucket)
+        make_users(StoreOwner.model_validate(self.settings(bucket=bucket).model_dump()), folder, minio_users)
         return keys
 
     @property

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import pytest
 
+from services.infra.store_policies import PROCESSES
 from services.kit.settings import Settings
 from tests.support.certificates import Authority
 from tests.support.servers import free_port, stop
@@ -123,6 +124,18 @@ class S3ServerWithUsers(S3Server):
     @abstractmethod
     def remove_key(self, access: str) -> None:
         """Revokes the key: requests signed with it are refused."""
+
+    def _write_keys(self, bucket: str) -> tuple[Path, Mapping[str, Keys]]:
+        """New keys of each process, and their folder, as the secret `sightline-s3` is mounted."""
+        folder = self._folder / f"keys-{bucket}"
+        folder.mkdir()
+        keys = {
+            process: (f"{process.replace('-', '')}{uuid.uuid4().hex[:8]}", uuid.uuid4().hex) for process in PROCESSES
+        }
+        for process, pair in keys.items():
+            for kind, key in zip(("access", "secret"), pair, strict=True):
+                (folder / f"{process}-{kind}-key").write_text(f"{key}\n")
+        return folder, keys
 
     @abstractmethod
     def add_users(self, bucket: str) -> Mapping[str, Keys]:
