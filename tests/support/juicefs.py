@@ -12,7 +12,7 @@ from minio import MinioAdmin
 from minio.credentials.providers import StaticProvider
 
 from services.infra.store_users import StoreOwner, make_users, minio_users
-from tests.support.s3 import Keys, S3ServerWithUsers, answers
+from tests.support.s3 import Keys, S3ServerWithKeys, answers
 from tests.support.servers import ServerFailed, find_program, free_port, wait_until
 
 FORMAT_SECONDS = 20.0
@@ -28,7 +28,7 @@ OPTIONS = (
 )
 
 
-class MinioGateway(S3ServerWithUsers):
+class MinioGateway(S3ServerWithKeys):
     """Two gateways, each over its own folder: one in plain HTTP and one with TLS. Users are the first one's."""
 
     def _start(self) -> None:
