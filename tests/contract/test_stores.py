@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import io
 import re
@@ -18,8 +19,11 @@ from minio import Minio
 from minio.datatypes import PostPolicy
 from minio.error import S3Error
 
-from services.infra.s3 import s3_client
+from services.infra.s3 import S3Blobs, s3_client
+from services.kit.errors import Unavailable
 from tests.support.s3 import S3_SERVERS, S3Server
+from tests.support.seaweed import SeaweedCluster
+from tests.support.servers import stop
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
 COLUMNS = {
@@ -29,6 +33,7 @@ COLUMNS = {
     "ceph_server": "Ceph",
 }
 RIGHTS = {"user": "policies of users", "iam": "policies of users, by the IAM API", "bucket": "a policy of the bucket"}
+ELECTION_SECONDS = 90.0
 HTTP = urllib3.PoolManager(retries=False)
 
 
@@ -88,8 +93,7 @@ def not_over_another(store: Store) -> str:
 
 
 def unchanged(store: Store) -> str:
-    store.ask("PUT", "key", b"x")
-    etag = store.answer("GET", "key").headers["ETag"]
+    etag = store.answer("PUT", "key", b"x").headers["ETag"]
     return _heeded(store.ask("GET", "key", If_None_Match=etag))
 
 
@@ -219,11 +223,10 @@ def store(request: pytest.FixtureRequest) -> Store:
 
 def documented() -> dict[str, dict[str, str]]:
     """The table: what each row says of each column."""
-    chapter = DOCUMENT.partition("\n## Stores\n")[2].partition("\n## ")[0]
-    lines = [line.strip("| ").split(" | ") for line in chapter.splitlines() if line.startswith("| ")]
-    head, *rows = [[cell.strip() for cell in line] for line in lines]
-    start = len(rows[0]) - len(head)
-    return {row[0]: dict(zip(head, row[start:], strict=True)) for row in rows}
+    chapter = DOCUMENT.partition("\n## Stores\n")[2]
+    table = chapter[chapter.index("\n| ") :].strip().partition("\n\n")[0]
+    head, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    return {row[0]: dict(zip(head, row, strict=True)) for row in rows}
 
 
 def test_the_table_has_every_row() -> None:
@@ -234,3 +237,30 @@ def test_the_table_has_every_row() -> None:
 def test_a_store_does_what_the_table_says(row: str, store: Store, request: pytest.FixtureRequest) -> None:
     column = COLUMNS[request.node.callspec.params["store"]]
     assert ROWS[row](store) == documented()[row][column]
+
+
+@pytest.mark.other_stores
+@pytest.mark.usefixtures("seaweed_cluster")  # which skips the test where there is none
+async def test_three_servers_of_seaweedfs_may_lose_any_one() -> None:
+    """Any: the first of them was the leader. Until another is, calls are Unavailable."""
+    with SeaweedCluster() as own:
+        blobs = S3Blobs(s3_client(own.settings()), f"stores-{uuid.uuid4().hex[:8]}")
+        await blobs.ensure_bucket()
+        for number in range(20):
+            await blobs.put(f"before/{number}", bytes(1000))
+        stop(own.servers[0], seconds=0)
+
+        async def used() -> None:
+            for number in range(20):
+                assert await blobs.get(f"before/{number}") == bytes(1000)
+                await blobs.put(f"after/{number}", bytes(2000))
+                assert await blobs.get(f"after/{number}") == bytes(2000)
+
+        async with asyncio.timeout(ELECTION_SECONDS):
+            while True:
+                try:
+                    await used()
+                except Unavailable:
+                    await asyncio.sleep(0.5)
+                else:
+                    break
