@@ -131,7 +131,7 @@ def test_in_compose_a_profile_is_a_store_and_every_service_waits_for_the_one_tha
         assert store["networks"]["default"]["aliases"] == ["object-store"]
     for service in BUILT.values():
         waits = {name: one for name, one in service["depends_on"].items() if name != "nats"}
-        assert waits == dict.fromkeys(stores, {"condition": "service_healthy", "required": False})
+        assert waits == {name: {"condition": "service_healthy", "required": False} for name in stores}
 
 
 def test_the_containers_run_the_nats_server_that_the_tests_run() -> None:
