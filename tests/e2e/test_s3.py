@@ -36,31 +36,33 @@ def network() -> Iterator[Network]:
         yield network
 
 
+@pytest.mark.parametrize("name", ["s3_server", pytest.param("seaweed_cluster", marks=pytest.mark.other_stores)])
 def test_the_suite_stores_its_blobs_in_s3(
-    s3_server: S3Server, tmp_path: Path, images: tuple[DigitSet, DigitSet], network: Network
+    name: str, request: pytest.FixtureRequest, tmp_path: Path, images: tuple[DigitSet, DigitSet], network: Network
 ) -> None:
+    server: S3Server = request.getfixturevalue(name)
     secret = tmp_path / "secret"
-    secret.write_text(s3_server.secret_key)
+    secret.write_text(server.secret_key)
     environment = {
         "SIGHTLINE_STORE_DIRECTORY": "",  # as if it were not set
-        "SIGHTLINE_S3_ENDPOINT": f"127.0.0.1:{network.link('store', s3_server.port)}",
-        "SIGHTLINE_S3_ACCESS_KEY": s3_server.access_key,
+        "SIGHTLINE_S3_ENDPOINT": f"127.0.0.1:{network.link('store', server.port)}",
+        "SIGHTLINE_S3_ACCESS_KEY": server.access_key,
         "SIGHTLINE_S3_SECRET_KEY_FILE": str(secret),
         "SIGHTLINE_S3_SECURE": "false",
         "SIGHTLINE_BUCKET": BUCKET,
     }
     with RunningStack(tmp_path / "suite", environment=environment) as running:
         sightline = Command(running.stack.addresses, tmp_path)
-        for name, made in zip(("train", "test"), images, strict=True):
+        for dataset_id, made in zip(("train", "test"), images, strict=True):
             words = ("--kind", "classification", "--coco", made.coco, "--wait", "--json")
-            dataset = sightline("datasets", "create", name, *words).json
+            dataset = sightline("datasets", "create", dataset_id, *words).json
             assert dataset["snapshotUri"].startswith(f"s3://{BUCKET}/")
         words = ("--dataset", "train", "--test-dataset", "test", "--budget", "60s", "--watch", "--json")
         model = sightline("models", "train", "digits", *words).json
         assert model["state"] == "SUCCEEDED"
         answer = sightline("predict", "digits", next(iter(images[1].truth)), "--json").json
         assert answer["modelVersion"] == model["modelVersion"]
-        client = s3_client(s3_server.settings())
+        client = s3_client(server.settings())
         bundle = model["bundleUri"].removeprefix(f"s3://{BUCKET}/")
         objects = {str(blob.object_name) for blob in client.list_objects(BUCKET, bundle, recursive=True)}
         kept = {name.removeprefix(bundle) for name in objects}
