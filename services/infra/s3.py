@@ -40,12 +40,13 @@ OWNED = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}
 
 def s3_client(settings: Settings, keys: KeyFiles | None = None, retries: int = len(PAUSES)) -> Minio:
     """The settings' server, over `connections`. `keys`, if given, are used instead of the two fixed keys."""
+    http_client = connections(settings, retries)
     return Minio(
         settings.s3_endpoint,
         credentials=keys or fixed_keys(settings),
         secure=settings.s3_secure,
         region=settings.s3_region,
-        http_client=connections(settings, retries),
+        http_client=http_client,
     )
 
 
