@@ -18,8 +18,8 @@ from sightline.client.transport import channel, retries
 from tests.support.ceph import CephGateway
 from tests.support.error_messages import collect_gaps
 from tests.support.juicefs import MinioGateway
-from tests.support.s3 import S3Server, S3ServerWithUsers
-from tests.support.seaweed import SeaweedServer
+from tests.support.s3 import S3Server, S3ServerWithKeys
+from tests.support.seaweed import SeaweedCluster, SeaweedServer
 from tests.support.servers import NatsServer, ServerMissing, oldest_nats
 
 # No property test fails because the machine is busy.
@@ -57,7 +57,7 @@ def own_nats_server(tmp_path: Path) -> Iterator[NatsServer]:
 
 
 @pytest.fixture(scope="session")
-def s3_server() -> Iterator[S3ServerWithUsers]:
+def s3_server() -> Iterator[S3ServerWithKeys]:
     """One S3 server for the session, without buckets: each test creates its own."""
     with MinioGateway() as server:
         yield server
@@ -67,6 +67,12 @@ def s3_server() -> Iterator[S3ServerWithUsers]:
 def seaweed_server() -> Iterator[S3Server]:
     """SeaweedFS; the test is skipped where it is not installed."""
     yield from _where_installed(SeaweedServer())
+
+
+@pytest.fixture(scope="session")
+def seaweed_cluster() -> Iterator[S3Server]:
+    """SeaweedFS as deploy/k8s runs it: three servers, two copies of each blob."""
+    yield from _where_installed(SeaweedCluster())
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,8 @@ def main() -> None:
     if options.process:
         made = policy(options.process, options.bucket, options.open, options.open_output)
     else:
-        made = bucket_policy(options.bucket, options.principal, options.open, options.open_output)
+        names = {process: options.principal.format(process) for process in PROCESSES}
+        made = bucket_policy(options.bucket, names, options.open, options.open_output)
     sys.stdout.write(text(made))
 
 

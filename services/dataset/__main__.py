@@ -82,7 +82,9 @@ async def _ports(settings: DatasetSettings, role: Role) -> AsyncGenerator[_Ports
     name = f"dataset-{role}"
     exported, seconds = (metrics.API, ANSWER_SECONDS) if role is Role.API else (metrics.WORKER, PATIENT_SECONDS)
     with observe.measured(name, settings, exported) as telemetry:
-        blobs = await open_blobs(settings, telemetry)
+        blobs = await (
+            open_blobs(settings, telemetry, seconds) if role is Role.API else open_blobs(settings, telemetry)
+        )
         async with open_broker(settings, name, telemetry, seconds) as (records, queue):
             yield _Ports(blobs, records, queue, telemetry)
 

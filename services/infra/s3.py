@@ -1,8 +1,10 @@
 """Blobs in a bucket of any S3 server: SigV4, multipart, ranges and list-v2; nothing vendor-specific."""
 
+import asyncio
 import io
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 from xml.etree.ElementTree import ParseError
@@ -11,41 +13,33 @@ from minio import Minio
 from minio.credentials.credentials import Credentials
 from minio.credentials.providers import StaticProvider
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
-from urllib3 import PoolManager, Retry, Timeout
 from urllib3.exceptions import HTTPError
 from urllib3.response import BaseHTTPResponse
 
 from services.infra import s3_digests
 from services.infra.files import write_whole
+from services.infra.s3_connections import PATIENT_SECONDS, PAUSES, Wait, brief, connections, current, patient, waiting
 from services.infra.s3_keys import KeyFiles
-from services.infra.threads import Threads
+from services.infra.threads import BATCH, Threads
 from services.kit.blobs import BlobInfo, check_key, check_range
 from services.kit.errors import BlobDamaged, BlobNotFound, StoreRefused, Unavailable
 from services.kit.settings import Settings
-from sightline.client.transport.credentials import check_ca
-from sightline.client.transport.diagnosis import unverified
 
 P = ParamSpec("P")
 T = TypeVar("T")
-WORKERS = 16
-CONNECT_SECONDS = 3.0
-READ_SECONDS = 30.0
+THREADS = 16
 MIN_PART_BYTES = 5 * 1024**2  # S3's own limit
 MAX_SINGLE_PUT_BYTES = 5 * 1024**3
 READ_ATTEMPTS = 5
 _MISSING = {"NoSuchKey", "NoSuchObject"}
 _BUSY = {"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "TooManyRequests", "NoSuchBucket"}
 _GARBLED = {"BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch"}  # what arrived is not what was sent
-_KEYS = {"InvalidAccessKeyId", "SignatureDoesNotMatch"}
+KEYS = {"InvalidAccessKeyId", "SignatureDoesNotMatch"}
 OWNED = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}
 
 
-def s3_client(settings: Settings, keys: KeyFiles | None = None, retries: int = 3) -> Minio:
-    """The settings' server; the client gives up if it is silent, and retries after a lost connection or a 5xx.
-
-    With `s3_ca` it trusts only servers of that CA, reading the file at each new connection; StoreRefused if the file is
-    unusable now. `keys`, if given, are used instead of the two fixed keys.
-    """
+def s3_client(settings: Settings, keys: KeyFiles | None = None, retries: int = len(PAUSES)) -> Minio:
+    """The settings' server, over `connections`. `keys`, if given, are used instead of the two fixed keys."""
     http_client = connections(settings, retries)
     return Minio(
         settings.s3_endpoint,
@@ -61,19 +55,6 @@ def fixed_keys(settings: Settings) -> StaticProvider:
     return StaticProvider(*(key.get_secret_value() for key in (settings.s3_access_key, settings.s3_secret_key)))
 
 
-def connections(settings: Settings, retries: int) -> PoolManager:
-    """Connections to the settings' server, as `s3_client` describes them."""
-    ca = settings.s3_ca
-    if ca:
-        try:
-            check_ca(ca, ca.read_bytes())
-        except (OSError, ValueError) as error:
-            raise StoreRefused(what=settings.s3_endpoint, code=f"{error}; see SIGHTLINE_S3_CA") from None
-    retry = Retry(total=retries, backoff_factor=0.2, status_forcelist=(500, 502, 503, 504), raise_on_status=False)
-    timeout = Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS)
-    return PoolManager(maxsize=WORKERS, timeout=timeout, retries=retry, ca_certs=str(ca) if ca else None)
-
-
 class S3Blobs:
     """Blobs in one bucket; the client is shared by a bounded number of threads.
 
@@ -82,6 +63,10 @@ class S3Blobs:
 
     With `keys` (the client's), a call is repeated with the new keys if they are replaced while it runs. If there are no
     new ones yet, it fails with Unavailable, not StoreRefused, so that work outlives a mistake with the keys.
+
+    A call is Unavailable after `answer_seconds` of silence of the store, all attempts and the wait for a thread
+    included. For each further piece of a file the store has PATIENT_SECONDS, and so it has for each part that is put:
+    it may flush megabytes before it answers. The thread of a cancelled call ends as soon as the store says something.
     """
 
     def __init__(
@@ -90,11 +75,13 @@ class S3Blobs:
         bucket: str = "sightline",
         threads: Threads | None = None,
         keys: KeyFiles | None = None,
+        answer_seconds: float = PATIENT_SECONDS,
     ) -> None:
         self._client = client
         self._bucket = bucket
-        self._threads = threads or Threads(WORKERS, "s3")
+        self._threads = threads or Threads(THREADS, "s3")
         self._keys = keys
+        self._answer_seconds = answer_seconds
 
     @property
     def bucket(self) -> str:
@@ -102,44 +89,61 @@ class S3Blobs:
 
     async def ensure_bucket(self) -> None:
         """Creates the bucket if it is missing; several services may do so at once."""
-        await self._run(self._make_bucket)
+        await self._run(patient(), self._make_bucket)
 
     async def put(self, key: str, data: bytes) -> None:
         check_key(key)
-        await self._run(self._put, key, data)
+        await self._run(self._answer(), self._put, key, data)
 
     async def put_file(self, key: str, path: Path) -> None:
         check_key(key)
-        await self._run(self._put_file, key, path)
+        await self._run(patient(), self._put_file, key, path)
 
     async def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         check_key(key)
         check_range(start, length)
-        return await self._run(self._get, key, start, length)
+        return await self._run(self._answer(), self._get, key, start, length)
 
     async def get_file(self, key: str, path: Path) -> None:
         check_key(key)
-        await self._run(self._get_file, key, path)
+        await self._run(self._file(), self._get_file, key, path)
 
     async def stat(self, key: str) -> BlobInfo:
         check_key(key)
-        return await self._run(self._stat, key)
+        return await self._run(self._answer(), self._stat, key)
 
     async def list(self, prefix: str) -> AsyncIterator[BlobInfo]:
-        async for blob in self._threads.iterate(self._list(prefix)):
-            yield blob
+        found = self._list(prefix)
+        while batch := await self._run(self._answer(), lambda: list(islice(found, BATCH))):
+            for blob in batch:
+                yield blob
 
     async def delete(self, key: str) -> None:
         check_key(key)
-        await self._run(self._remove, key)
+        await self._run(self._answer(), self._remove, key)
 
     async def ping(self) -> None:
-        if not await self._run(self._exists):
+        if not await self._run(self._answer(), self._exists):
             raise Unavailable(what=f"the bucket {self._bucket}", problem="it does not exist")
 
-    async def _run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def _answer(self) -> Wait:
+        return Wait(self._answer_seconds, self._answer_seconds)
+
+    def _file(self) -> Wait:
+        return Wait(self._answer_seconds, PATIENT_SECONDS)
+
+    async def _run(self, wait: Wait, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What the function returns or raises, called in a thread."""
-        return await self._threads.run(lambda: self._signed(lambda: function(*args, **kwargs)))
+
+        def call() -> T:
+            with waiting(wait):
+                return self._signed(lambda: function(*args, **kwargs))
+
+        try:
+            return await self._threads.run(call)
+        except asyncio.CancelledError:
+            wait.end()
+            raise
 
     def _signed(self, call: Callable[[], T]) -> T:
         """What the call returns; repeated while it is refused for keys that have been replaced since."""
@@ -155,6 +159,7 @@ class S3Blobs:
             files = "see SIGHTLINE_S3_ACCESS_KEY_FILE and SIGHTLINE_S3_SECRET_KEY_FILE"
             problem = f"it refuses the keys ({refused}); {files}"
             raise Unavailable(what=f"the store's bucket {self._bucket}", problem=problem) from refused
+        current().progress()
 
     def _exists(self) -> bool:
         with self._failing(""):
@@ -198,11 +203,15 @@ class S3Blobs:
 
     def _read(self, key: str, start: int, length: int | None, consume: Callable[[BaseHTTPResponse], T]) -> T:
         """What `consume` returns for the blob's body; starts over if the connection breaks or the bytes are damaged."""
-        for _ in range(READ_ATTEMPTS - 1):
-            with suppress(Unavailable, BlobDamaged), self._reading(key, start, length) as response:
-                return consume(response)
-        with self._reading(key, start, length) as response:
-            return consume(response)
+        attempts = READ_ATTEMPTS
+        while True:
+            try:
+                with self._reading(key, start, length) as response:
+                    return consume(response)
+            except (Unavailable, BlobDamaged):
+                attempts -= 1
+                if not attempts or current().left <= 0:
+                    raise
 
     @contextmanager
     def _reading(self, key: str, start: int, length: int | None) -> Generator[BaseHTTPResponse]:
@@ -260,9 +269,9 @@ class S3Blobs:
                 raise Unavailable(what=store, problem=f"{error.code}: {error.message}") from error
             raise StoreRefused(what=f"{self._bucket}/{key}", code=f"{error.code}: {error.message}") from error
         except (ServerError, InvalidResponseError, HTTPError, ParseError, _CutShort) as error:
-            raise Unavailable(what=store, problem=_brief(error)) from error
+            raise Unavailable(what=store, problem=brief(error)) from error
         except MinioException as error:
-            raise StoreRefused(what=f"{self._bucket}/{key}", code=_brief(error)) from error
+            raise StoreRefused(what=f"{self._bucket}/{key}", code=brief(error)) from error
 
 
 class _CutShort(Exception):
@@ -279,13 +288,4 @@ class _KeysRefused(Exception):
 
 def _is_of_keys(error: S3Error) -> bool:
     """Whether other keys may help; the response to a HEAD has no body that says why it is refused."""
-    return error.code in _KEYS or (error.response.status == 403 and not error.response.data)
-
-
-def _brief(error: Exception) -> str:
-    """The error's first line; the client's message may contain a whole response."""
-    if fault := unverified(str(error), "SIGHTLINE_S3_CA"):
-        return fault
-    if "WRONG_VERSION_NUMBER" in str(error):
-        return "it does not speak TLS there; set SIGHTLINE_S3_SECURE=false if that is meant"
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+    return error.code in KEYS or (error.response.status == 403 and not error.response.data)

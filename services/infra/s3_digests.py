@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from urllib3.response import BaseHTTPResponse
 
-from services.infra.files import COPY_BYTES
+from services.infra.s3_connections import pieces
 from services.kit.errors import BlobDamaged
 
 NAME = "sha256"
@@ -39,7 +39,7 @@ def copy(key: str, response: BaseHTTPResponse, target: BinaryIO) -> None:
     A range is whole if it reaches from the first byte to the last. A blob of another tool may have no digest.
     """
     digest = hashlib.sha256()
-    while data := response.read(COPY_BYTES):
+    for data in pieces(response):
         digest.update(data)
         target.write(data)
     expected, found = response.headers.get(f"x-amz-meta-{NAME}", ""), digest.hexdigest()

@@ -2,6 +2,7 @@
 
 from services.infra.files import FolderBlobs
 from services.infra.s3 import S3Blobs, s3_client
+from services.infra.s3_connections import PATIENT_SECONDS
 from services.infra.s3_keys import KeyFiles
 from services.kit.errors import Unavailable
 from services.kit.metered import MeteredBlobs
@@ -9,10 +10,10 @@ from services.kit.settings import Settings
 from services.kit.telemetry import Telemetry
 
 
-async def open_blobs(settings: Settings, telemetry: Telemetry) -> MeteredBlobs:
+async def open_blobs(settings: Settings, telemetry: Telemetry, answer_seconds: float = PATIENT_SECONDS) -> MeteredBlobs:
     """The folder if one is set, otherwise S3, metered; its bucket exists when this returns.
 
-    Unavailable, StoreRefused.
+    For `answer_seconds` see S3Blobs. Unavailable, StoreRefused.
     """
     blobs: FolderBlobs | S3Blobs
     if settings.store_directory is not None:
@@ -22,6 +23,6 @@ async def open_blobs(settings: Settings, telemetry: Telemetry) -> MeteredBlobs:
         raise Unavailable(what="The store", problem=problem)
     else:
         keys = KeyFiles.of(settings)
-        blobs = S3Blobs(s3_client(settings, keys), settings.bucket, keys=keys)
+        blobs = S3Blobs(s3_client(settings, keys), settings.bucket, keys=keys, answer_seconds=answer_seconds)
     await blobs.ensure_bucket()
     return MeteredBlobs(blobs, telemetry)

@@ -60,11 +60,11 @@ def policy(
 
 
 def bucket_policy(
-    bucket: str, principal: str, opened: Sequence[str] = (), outputs: Sequence[str] = ()
+    bucket: str, principals: Mapping[str, str], opened: Sequence[str] = (), outputs: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """The policies of all processes as one of the bucket."""
+    """The policies of all processes as one of the bucket; `principals` are the names of their users in the store."""
     statements = [
-        one | {"Sid": one["Sid"] + process.title().replace("-", ""), "Principal": {"AWS": [principal.format(process)]}}
+        one | {"Sid": one["Sid"] + process.title().replace("-", ""), "Principal": {"AWS": [principals[process]]}}
         for process in PROCESSES
         for one in policy(process, bucket, opened, outputs)["Statement"]
     ]

@@ -15,7 +15,7 @@ BATCH = 500  # items per call in a thread
 class Threads:
     """A separate pool, so that a slow store never starves other users of the loop's default executor.
 
-    A cancelled caller returns at once; its thread ends by the store's own timeouts.
+    A cancelled caller returns at once; its thread goes on until the store answers, or has been silent for too long.
     """
 
     def __init__(self, workers: int, name: str) -> None:

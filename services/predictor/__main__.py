@@ -14,7 +14,7 @@ from pathlib import Path
 from services.infra import observe, processes, tls
 from services.infra.broker import open_broker
 from services.infra.channel import open_channel
-from services.infra.jetstream import PATIENT_SECONDS
+from services.infra.jetstream import ANSWER_SECONDS, PATIENT_SECONDS
 from services.infra.quota_file import limits_of
 from services.infra.server import Server, Service
 from services.infra.store import open_blobs
@@ -91,7 +91,7 @@ async def serve(settings: PredictorSettings, stop: asyncio.Event) -> None:
     clock = SystemClock()
     async with AsyncExitStack() as stack:
         telemetry = stack.enter_context(observe.measured("predictor", settings, metrics.API))
-        models, blobs = await _trainer(settings, stack), await open_blobs(settings, telemetry)
+        models, blobs = await _trainer(settings, stack), await open_blobs(settings, telemetry, ANSWER_SECONDS)
         predictor = await stack.enter_async_context(_replica(Role.API, settings, stack, models, blobs, telemetry)())
         batches = Batches(enabled=settings.batch_predictions)
         servicer = PredictionServicer(predictor, clock, batches)

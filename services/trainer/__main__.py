@@ -14,7 +14,7 @@ from pathlib import Path
 from services.infra import observe, processes, tls
 from services.infra.broker import open_broker
 from services.infra.channel import open_channel
-from services.infra.jetstream import PATIENT_SECONDS
+from services.infra.jetstream import ANSWER_SECONDS, PATIENT_SECONDS
 from services.infra.quota_file import limits_of
 from services.infra.server import Server, Service
 from services.infra.store import open_blobs
@@ -91,7 +91,7 @@ async def serve(settings: TrainerSettings, stop: asyncio.Event) -> None:
     async with AsyncExitStack() as stack:
         telemetry = stack.enter_context(observe.measured("trainer-api", settings, metrics.API))
         records, queue = await stack.enter_async_context(open_broker(settings, "trainer-api", telemetry))
-        store, blobs = Store.over(records), await open_blobs(settings, telemetry)
+        store, blobs = Store.over(records), await open_blobs(settings, telemetry, ANSWER_SECONDS)
         channel = await stack.enter_async_context(
             open_channel(settings.dataset_address, credentials=tls.caller(settings))
         )

@@ -18,7 +18,7 @@ from minio.error import S3Error
 
 from services.infra.s3 import s3_client
 from services.infra.store_policies import PROCESSES
-from tests.support.s3 import Keys, S3ServerWithUsers
+from tests.support.s3 import S3_SERVERS, Keys, S3Server
 
 PLACES = (
     *("datasets/d/u/packs/p", "datasets/d/u/features/f", "models/m/u/bundle/b", "uploads/u/x", "weights/w", "other"),
@@ -47,15 +47,15 @@ MAY_WRITE = {
 class Store:
     """A bucket, its owner, and the keys of each process's user."""
 
-    server: S3ServerWithUsers
+    server: S3Server
     bucket: str
     owner: Minio
     keys: Mapping[str, Keys]
 
 
-@pytest.fixture(scope="module", params=["s3_server", pytest.param("ceph_server", marks=pytest.mark.other_stores)])
+@pytest.fixture(scope="module", params=S3_SERVERS)
 def store(request: pytest.FixtureRequest) -> Store:
-    server: S3ServerWithUsers = request.getfixturevalue(request.param)
+    server: S3Server = request.getfixturevalue(request.param)
     owner, bucket = s3_client(server.settings()), f"users-{uuid.uuid4().hex[:8]}"
     owner.make_bucket(bucket)
     return Store(server, bucket, owner, server.add_users(bucket))
@@ -80,9 +80,7 @@ def test_a_process_reads_and_writes_its_own_part_of_the_store_only(process: str,
             store.owner.remove_object(store.bucket, key)
 
 
-def job(
-    folder: Path, bucket: str, server: S3ServerWithUsers, secret: str = "", **more: str
-) -> subprocess.CompletedProcess[str]:
+def job(folder: Path, bucket: str, server: S3Server, secret: str = "", **more: str) -> subprocess.CompletedProcess[str]:
     """The job, with the keys of the folder."""
     settings = {
         "SIGHTLINE_S3_ENDPOINT": server.endpoint,
@@ -93,33 +91,37 @@ def job(
     }
     (folder / "access-key").write_text(server.access_key)
     (folder / "secret-key").write_text(secret or server.secret_key)
-    command = [sys.executable, "-m", "services.infra.store_users", "--keys", str(folder)]
+    command = [sys.executable, "-m", "services.infra.store_users", "--keys", str(folder), "--rights", server.rights]
     return subprocess.run(command, env=os.environ | settings | more, capture_output=True, text=True, check=False)
 
 
-def test_the_job_makes_bucket_users_and_rights_and_may_run_again(s3_server: S3ServerWithUsers, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["s3_server", pytest.param("seaweed_server", marks=pytest.mark.other_stores)])
+def test_the_job_makes_bucket_users_and_rights_and_may_run_again(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    server: S3Server = request.getfixturevalue(name)
     bucket = f"users-{uuid.uuid4().hex[:8]}"
     keys = write_keys(tmp_path)
-    done = job(tmp_path, bucket, s3_server, SIGHTLINE_OPEN_PREFIXES="acme:shared/")
+    done = job(tmp_path, bucket, server, SIGHTLINE_OPEN_PREFIXES="acme:shared/")
     assert done.returncode == 0, done.stderr
     assert f"made the bucket {bucket}" in done.stdout
-    owner = s3_client(s3_server.settings())
+    owner = s3_client(server.settings())
     owner.put_object(bucket, "shared/image", io.BytesIO(b"x"), 1)
     access, secret = keys["predictor"]
-    predictor = s3_client(s3_server.settings(s3_access_key=access, s3_secret_key=secret))
+    predictor = s3_client(server.settings(s3_access_key=access, s3_secret_key=secret))
     assert predictor.get_object(bucket, "shared/image").read() == b"x"
 
     renewed = write_keys(tmp_path, accesses={process: access for process, (access, _) in keys.items()})
-    done = job(tmp_path, bucket, s3_server)
+    done = job(tmp_path, bucket, server)
     assert (done.returncode, f"the bucket {bucket} is there" in done.stdout) == (0, True), done.stderr
     assert not _may(lambda: predictor.get_object(bucket, "shared/image"), frozenset({"SignatureDoesNotMatch"}))
     access, secret = renewed["predictor"]
-    predictor = s3_client(s3_server.settings(s3_access_key=access, s3_secret_key=secret))
+    predictor = s3_client(server.settings(s3_access_key=access, s3_secret_key=secret))
     assert not _may(lambda: predictor.get_object(bucket, "shared/image")), "the prefix is no longer open"
     assert secret not in done.stdout + done.stderr
 
 
-def test_the_job_says_what_it_lacks(s3_server: S3ServerWithUsers, tmp_path: Path) -> None:
+def test_the_job_says_what_it_lacks(s3_server: S3Server, tmp_path: Path) -> None:
     bucket = f"users-{uuid.uuid4().hex[:8]}"
     done = job(tmp_path, bucket, s3_server)
     assert (done.returncode, "dataset-api-access-key" in done.stderr) == (1, True)
@@ -134,7 +136,10 @@ def test_the_job_says_what_it_lacks(s3_server: S3ServerWithUsers, tmp_path: Path
 def write_keys(folder: Path, accesses: Mapping[str, str] | None = None) -> dict[str, Keys]:
     """Writes keys for each process, as the secret `sightline-s3` is mounted."""
     made = {
-        process: ((accesses or {}).get(process) or f"{process}-{uuid.uuid4().hex[:8]}", uuid.uuid4().hex)
+        process: (
+            (accesses or {}).get(process) or f"{process.replace('-', '')}{uuid.uuid4().hex[:8]}",
+            uuid.uuid4().hex,
+        )
         for process in PROCESSES
     }
     for process, (access, secret) in made.items():

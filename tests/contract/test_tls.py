@@ -29,7 +29,7 @@ from services.kit.errors import StoreRefused, Unavailable
 from services.kit.settings import Settings
 from services.kit.telemetry import MemoryTelemetry
 from tests.support.certificates import HOUR, Authority, Pair, replace
-from tests.support.s3 import S3ServerWithUsers
+from tests.support.s3 import S3ServerWithKeys
 from tests.support.servers import NatsServer
 from tests.support.waiting import eventually
 
@@ -270,7 +270,7 @@ def encoded(data: bytes) -> str:
 # S3
 
 
-def client_of(server: S3ServerWithUsers, ca: Path | None):
+def client_of(server: S3ServerWithKeys, ca: Path | None):
     return s3_client(server.secure_settings(ca), retries=0)
 
 

@@ -184,7 +184,7 @@ def test_network_policies_and_monitors_name_pods_and_ports_that_exist() -> None:
     pods = [template(one) for one in workloads("all")]
     labels = [one["metadata"]["labels"] for one in pods]
     names = {one["app.kubernetes.io/name"] for one in labels}
-    ports = {str(p["containerPort"]) for pod in pods for p in pod["spec"]["containers"][0]["ports"]}
+    ports = {str(p["containerPort"]) for pod in pods for p in pod["spec"]["containers"][0].get("ports", [])}
     policies = of_kind("all", "NetworkPolicy")
     assert any(policy["spec"].get("ingress") for policy in policies)
     for policy in policies:

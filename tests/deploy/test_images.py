@@ -109,7 +109,7 @@ def test_a_compose_container_is_confined_health_checked_and_only_reachable_local
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["healthcheck"]["test"][0] == "CMD"
-    assert re.search(r":v?\d+\.\d+\.\d+", service["image"])
+    assert re.search(r":v?\d+\.\d+", service["image"])
     assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
 
 
@@ -119,7 +119,19 @@ def test_compose_and_the_cluster_run_the_same_versions() -> None:
     cluster = "\n".join(path.read_text() for path in (ROOT / "deploy" / "k8s").rglob("kustomization.yaml"))
     for service in COMPOSE["services"].values():
         name, _, tag = service["image"].partition(":")
-        assert f"- name: {name}\n    newTag: {tag}\n" in cluster
+        assert f"- name: {name}\n    newTag: {tag}\n" in cluster.replace('"', "")
+
+
+def test_in_compose_a_profile_is_a_store_and_every_service_waits_for_the_one_that_runs() -> None:
+    stores = {name for name, one in COMPOSE["services"].items() if "profiles" in one}
+    assert stores == {"seaweedfs", "versitygw"}
+    for name in stores:
+        store = COMPOSE["services"][name]
+        assert store["profiles"] == [name]
+        assert store["networks"]["default"]["aliases"] == ["object-store"]
+    for service in BUILT.values():
+        waits = {name: one for name, one in service["depends_on"].items() if name != "nats"}
+        assert waits == {name: {"condition": "service_healthy", "required": False} for name in stores}
 
 
 def test_the_containers_run_the_nats_server_that_the_tests_run() -> None:

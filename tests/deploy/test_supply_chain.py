@@ -36,7 +36,7 @@ def test_pinned_manifests_run_every_image_of_every_overlay_by_digest(tmp_path: P
     extra.mkdir()
     (extra / "kustomization.yaml").write_text(
         "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [../cpu]\n"
-        "components: [../../components/object-store, ../../components/predictor-torch]\n"
+        "components: [../../components/store-seaweedfs, ../../components/predictor-torch]\n"
     )
     images: list[str] = []
     for overlay in (*OVERLAYS, "extra"):

@@ -13,7 +13,7 @@ from services.infra.s3 import s3_client
 from sightline.demo.digits import DigitSet
 from sightline.local import programs
 from tests.e2e.conftest import Command, RunningStack
-from tests.support.s3 import Keys, S3ServerWithUsers
+from tests.support.s3 import Keys, S3ServerWithKeys
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -21,7 +21,7 @@ BUCKET = "e2e-credentials"
 
 
 @pytest.fixture(scope="module")
-def owner(s3_server: S3ServerWithUsers) -> Minio:
+def owner(s3_server: S3ServerWithKeys) -> Minio:
     """The bucket's owner, who has made it."""
     client = s3_client(s3_server.settings())
     client.make_bucket(BUCKET)
@@ -29,14 +29,14 @@ def owner(s3_server: S3ServerWithUsers) -> Minio:
 
 
 @pytest.fixture(scope="module")
-def keys(s3_server: S3ServerWithUsers, owner: Minio) -> Mapping[str, Keys]:
+def keys(s3_server: S3ServerWithKeys, owner: Minio) -> Mapping[str, Keys]:
     """The keys of each process's user."""
     return s3_server.add_users(BUCKET)
 
 
 @pytest.fixture
 def running(
-    s3_server: S3ServerWithUsers, keys: Mapping[str, Keys], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3_server: S3ServerWithKeys, keys: Mapping[str, Keys], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[RunningStack]:
     """A suite of which each process has its own keys of the store."""
     common = programs.environment

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from services.infra.store_policies import PROCESSES
 from services.infra.store_users import StoreOwner, set_policy
-from tests.support.s3 import Keys, S3ServerWithUsers, answers
+from tests.support.s3 import Keys, S3ServerWithKeys, answers
 from tests.support.servers import ServerFailed, find_program, free_port, wait_until
 
 STORE_BYTES = 2 * 1024**3
@@ -75,8 +75,10 @@ rgw data = {folder}/rgw
 """
 
 
-class CephGateway(S3ServerWithUsers):
+class CephGateway(S3ServerWithKeys):
     """A monitor, an object daemon and the gateway."""
+
+    rights = "bucket"
 
     def _start(self) -> None:
         programs = {name: find_program(name, package) for name, package in PACKAGES.items()}
@@ -94,7 +96,9 @@ class CephGateway(S3ServerWithUsers):
 
     def add_users(self, bucket: str) -> Mapping[str, Keys]:
         made = {process: self._add_user(process) for process in PROCESSES}
-        set_policy(StoreOwner.model_validate(self.settings(bucket=bucket).model_dump()), "arn:aws:iam:::user/{}")
+        set_policy(
+            StoreOwner.model_validate(self.settings(bucket=bucket).model_dump()), "arn:aws:iam:::user/{}", self._folder
+        )
         return made
 
     def _add_user(self, name: str) -> Keys:

@@ -11,9 +11,8 @@ from pathlib import Path
 from minio import MinioAdmin
 from minio.credentials.providers import StaticProvider
 
-from services.infra.store_policies import PROCESSES
-from services.infra.store_users import StoreOwner, make_users
-from tests.support.s3 import Keys, S3ServerWithUsers, answers
+from services.infra.store_users import StoreOwner, make_users, minio_users
+from tests.support.s3 import Keys, S3ServerWithKeys, answers
 from tests.support.servers import ServerFailed, find_program, free_port, wait_until
 
 FORMAT_SECONDS = 20.0
@@ -29,7 +28,7 @@ OPTIONS = (
 )
 
 
-class MinioGateway(S3ServerWithUsers):
+class MinioGateway(S3ServerWithKeys):
     """Two gateways, each over its own folder: one in plain HTTP and one with TLS. Users are the first one's."""
 
     def _start(self) -> None:
@@ -65,13 +64,8 @@ class MinioGateway(S3ServerWithUsers):
         self._admin.user_remove(access)
 
     def add_users(self, bucket: str) -> Mapping[str, Keys]:
-        keys = {process: (f"{process}-{uuid.uuid4().hex[:8]}", uuid.uuid4().hex) for process in PROCESSES}
-        folder = self._folder / f"keys-{bucket}"
-        folder.mkdir()
-        for process, pair in keys.items():
-            for kind, key in zip(("access", "secret"), pair, strict=True):
-                (folder / f"{process}-{kind}-key").write_text(f"{key}\n")
-        make_users(StoreOwner.model_validate(self.settings(bucket=bucket).model_dump()), folder)
+        folder, keys = self._write_keys(bucket)
+        make_users(StoreOwner.model_validate(self.settings(bucket=bucket).model_dump()), folder, minio_users)
         return keys
 
     @property

@@ -28,7 +28,9 @@ OVERLAYS = sorted(path.name for path in (K8S / "overlays").iterdir())
 COMBINATIONS: dict[str, tuple[str, ...]] = {
     "gpu-mig": ("gpu-mig",),
     "autoscaling": ("autoscaling",),
-    "object-store": ("object-store",),
+    "store-users": ("store-users",),
+    "store-seaweedfs": ("store-seaweedfs",),
+    "store-versitygw": ("store-versitygw",),
     "tls": ("tls",),
     "signing": ("signing",),
     "monitoring": ("monitoring",),
@@ -38,7 +40,7 @@ COMBINATIONS: dict[str, tuple[str, ...]] = {
     "operator": ("operator",),
     "all": (
         "operator",
-        "object-store",
+        "store-seaweedfs",
         "tls",
         "signing",
         "gpu-mig",

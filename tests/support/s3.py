@@ -15,20 +15,24 @@ from typing import Any, Self
 
 import pytest
 
+from services.infra.store_policies import PROCESSES
 from services.kit.settings import Settings
 from tests.support.certificates import Authority
 from tests.support.servers import free_port, stop
 
 # The fixtures with an S3 server: the one that is always there, and others, which are skipped where they are missing.
+OTHER_STORES = ("seaweed_server", "seaweed_cluster", "ceph_server")
 S3_SERVERS = (
     "s3_server",
-    *(pytest.param(name, marks=pytest.mark.other_stores) for name in ("seaweed_server", "ceph_server")),
+    *(pytest.param(name, marks=pytest.mark.other_stores) for name in OTHER_STORES),
 )
 Keys = tuple[str, str]  # access key and secret key
 
 
 class S3Server(ABC):
     """An S3 endpoint that runs from start to stop, and then loses its data: region us-east-1, buckets in the path."""
+
+    rights = "user"  # what `store_users --rights` it takes
 
     def __init__(self) -> None:
         self.port = free_port()
@@ -55,6 +59,22 @@ class S3Server(ABC):
             "s3_secure": False,
         }
         return Settings(**{**chosen, **changes})
+
+    def _write_keys(self, bucket: str) -> tuple[Path, Mapping[str, Keys]]:
+        """New keys of each process, and their folder, as the secret `sightline-s3` is mounted."""
+        folder = self._folder / f"keys-{bucket}"
+        folder.mkdir()
+        keys = {
+            process: (f"{process.replace('-', '')}{uuid.uuid4().hex[:8]}", uuid.uuid4().hex) for process in PROCESSES
+        }
+        for process, pair in keys.items():
+            for kind, key in zip(("access", "secret"), pair, strict=True):
+                (folder / f"{process}-{kind}-key").write_text(f"{key}\n")
+        return folder, keys
+
+    @abstractmethod
+    def add_users(self, bucket: str) -> Mapping[str, Keys]:
+        """Creates a user for each process, who may do in the bucket what deploy/s3 lets the process do."""
 
     def start(self) -> Self:
         """Starts the server; returns once it answers. A failure leaves nothing behind."""
@@ -93,8 +113,8 @@ class S3Server(ABC):
         return process, log
 
 
-class S3ServerWithUsers(S3Server):
-    """One that also has users with rights of their own, further keys, and an endpoint with TLS."""
+class S3ServerWithKeys(S3Server):
+    """One that also has further keys with all rights, and an endpoint with TLS."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -123,10 +143,6 @@ class S3ServerWithUsers(S3Server):
     @abstractmethod
     def remove_key(self, access: str) -> None:
         """Revokes the key: requests signed with it are refused."""
-
-    @abstractmethod
-    def add_users(self, bucket: str) -> Mapping[str, Keys]:
-        """Creates a user for each process, who may do in the bucket what deploy/s3 lets the process do."""
 
 
 def answers(port: int, path: str = "/") -> Callable[[], bool]:

@@ -12,6 +12,7 @@ import grpc
 
 from sightline.client.transport.channel import describe
 from sightline.v1.dataset_service_pb2 import GetDatasetRequest
+from sightline.v1.model_pb2 import Model
 from sightline.v1.model_service_pb2 import GetModelRequest
 from sightline.v1.prediction_service_pb2 import AnalyzeImageRequest
 from tests.chaos.campaign.calls import Replica, has_retry_info
@@ -52,11 +53,11 @@ class Prober(threading.Thread):
 
     @classmethod
     def of(cls, replica: Replica, model: str, dataset: str, image: bytes) -> Prober:
-        """Predictors are asked to predict, the others for a resource."""
+        """Predictors are asked to predict, the others for a resource: a dataset's record, a model with its blobs."""
         if replica.name.startswith("predictor"):
             return cls(replica, replica.predictions.AnalyzeImage, AnalyzeImageRequest(model_name=model, image=image))
         if replica.name.startswith("trainer"):
-            return cls(replica, replica.models.GetModel, GetModelRequest(name=model))
+            return cls(replica, replica.models.GetModel, GetModelRequest(name=model, view=Model.FULL))
         return cls(replica, replica.datasets.GetDataset, GetDatasetRequest(name=dataset))
 
     def __enter__(self) -> Self:

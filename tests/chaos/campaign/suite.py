@@ -47,6 +47,7 @@ IMAGES, SIDE = 24, 52
 START_SECONDS = 240.0  # on a busy machine
 SETTLE_SECONDS = 60.0  # after the last fault, until every story that was being told has ended
 COLLECT_SECONDS = 90.0  # after the last deletion, until no blob is left: orphans are looked for once a minute
+REFUSAL_SECONDS = 10.0  # of an api that promises two: it shares the machine with the whole campaign, and may be frozen
 COLLECTED = ("datasets/", "models/", "projects/")
 
 
@@ -87,6 +88,7 @@ class Campaign:
                 self._all(audit.check_bundle(self.store, model))
         self._all(audit.check_traces(audit.traces(self.traces), models))
         for prober in self.probers:
+            self._all(probes.late_refusals(prober.answers, REFUSAL_SECONDS))
             if prober.name.startswith("probe predictor"):
                 self._all(probes.silent_predictors(prober.answers, self.outages))
         for caller in self.callers:
