@@ -261,7 +261,8 @@ def test_only_trainer_workers_have_the_key_that_signs_and_whoever_loads_models_h
 @rendering
 def test_nats_has_the_users_of_a_local_suite(name: str) -> None:
     (config,) = [one["data"] for one in of_kind(name, "ConfigMap") if "nats.conf" in one["data"]]
-    assert 'include "users.conf"' in config["nats.conf"]
+    included = {one for text in config.values() for one in re.findall(r'include "(.*)"', text)}
+    assert included == config.keys() - {"nats.conf"}
     variables = {user: f"${password_variable(user)}" for user in (*USERS, ADMIN)}
     assert config["users.conf"].endswith(authorization(variables)), "run `make manifests`"
     (nats,) = [one for _, _, one in containers(name) if one["name"] == "nats"]
