@@ -1,0 +1,433 @@
+"""Writes the templates of the Helm charts from the manifests of deploy/k8s; with --check, compares them.
+
+kustomize renders base alone and with components. What is only in some of these renderings, a resource, a key or an item of
+a list, gets the condition that tells those from the others; `TEXTS` and `BLOCKS` say what is a value of the chart. What only
+the chart has, such as node selectors, is in `ADDED` and in templates/_helpers.tpl, which is written by hand like values.yaml.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatchcase
+from itertools import combinations, groupby, product
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+K8S = ROOT / "deploy/k8s"
+CHART = ROOT / "deploy/helm/sightline"
+CLUSTER_CHART = ROOT / "deploy/helm/sightline-cluster"
+BY_HAND = {"_helpers.tpl", "NOTES.txt", "operator-namespaces.yaml"}
+HEAD = "{{/* Made from deploy/k8s by `make manifests`: change the manifests or tools/chart.py instead. */ -}}\n"
+NAMESPACE = "release-namespace"  # in renderings, and nowhere else
+GENERATED_NAME = re.compile(r"\b(sightline-settings|nats-config)-[a-z0-9]{10}\b")
+
+# Components in the order that they require, and when the chart has what they add. `gpu-mig`, `gpu-runtime-class`,
+# `priorities` and `pull-secret` are missing: templates/_helpers.tpl has a value for each.
+CONDITIONS = {
+    "operator": ".Values.operator.enabled",
+    "object-store": ".Values.objectStore.enabled",
+    "nats-single": "(eq (int .Values.nats.replicas) 1)",
+    "tls": ".Values.tls.enabled",
+    "signing": ".Values.signing.enabled",
+    "predictor-torch": ".Values.predictor.torch",
+    "gpu": ".Values.gpu.enabled",
+    "workload-identity": '(ne .Values.s3.identity "keys")',
+    "web-identity": '(eq .Values.s3.identity "web")',
+    "openshift": ".Values.openshift",
+    "autoscaling": ".Values.autoscaling.enabled",
+    "monitoring": ".Values.monitoring.enabled",
+    "network-policies": ".Values.networkPolicies.enabled",
+    "pod-identity": '(eq .Values.s3.identity "eks")',
+    "kueue": ".Values.kueue.enabled",
+}
+NEEDS = {"web-identity": "workload-identity", "pod-identity": "network-policies", "kueue": "autoscaling"}
+# Components with pods of their own, and those that change them.
+CHANGED_BY = {
+    "operator": ("openshift",),
+    "object-store": ("openshift",),
+    "autoscaling": ("tls", "signing", "gpu", "workload-identity", "web-identity", "openshift"),
+}
+WITH_STORE = ("dataset-api", "dataset-worker", "trainer-api", "trainer-worker", "predictor", "predictor-worker")
+
+# A path, and the text in place of its value; the first that matches counts. <key> is the resource's name as a key of
+# values.yaml, <item> the path's end, <value> the value, <named> the value as such a key.
+TEXTS = {
+    "*/app.kubernetes.io/managed-by": "{{ .Release.Service }}",
+    "*/annotations/checksum/settings": '{{ include "sightline.settings" . | sha256sum }}',
+    "*/annotations/checksum/nats-config": '{{ include (print $.Template.BasePath "/nats-config.yaml") . | sha256sum }}',
+    "StatefulSet/object-store/spec/replicas": "<value>",
+    "Deployment/*/spec/replicas": "{{ .Values.<key>.replicas }}",
+    "StatefulSet/*/spec/replicas": "{{ .Values.<key>.replicas }}",
+    "*/containers/*/limits/nvidia.com/gpu": "<value>",
+    "*/containers/*/requests/ephemeral-storage": '{{ index .Values.<key>.resources.requests "<item>" }}',
+    "*/containers/*/limits/ephemeral-storage": '{{ index .Values.<key>.resources.limits "<item>" }}',
+    "*/containers/*/requests/*": "{{ .Values.<key>.resources.requests.<item> | quote }}",
+    "*/containers/*/limits/*": "{{ .Values.<key>.resources.limits.<item> | quote }}",
+    "*/image": '{{ include "sightline.image" (list . .Values.images.<named>) }}',
+    "*/imagePullPolicy": "{{ .Values.images.pullPolicy }}",
+    "*/secretName": "{{ .Values.secrets.<named> }}",
+    "*/secretKeyRef/name": "{{ .Values.secrets.<named> }}",
+    "*/volumeClaimTemplates/*/requests/storage": "{{ .Values.<key>.storage }}",
+    "HorizontalPodAutoscaler/*/spec/minReplicas": "{{ .Values.autoscaling.<key>.min }}",
+    "HorizontalPodAutoscaler/*/spec/maxReplicas": "{{ .Values.autoscaling.<key>.max }}",
+    "ScaledJob/*/spec/minReplicaCount": "{{ .Values.autoscaling.<key>.min }}",
+    "ScaledJob/*/spec/maxReplicaCount": "{{ .Values.autoscaling.<key>.max }}",
+    "ConfigMap/sightline-settings/data/SIGHTLINE_S3_ENDPOINT": "{{ .Values.s3.endpoint | quote }}",
+    "ConfigMap/sightline-settings/data/SIGHTLINE_S3_REGION": "{{ .Values.s3.region | quote }}",
+    "Deployment/operator/*/SIGHTLINE_OPERATOR_PROJECT/value": "{{ .Values.operator.project | quote }}",
+    "*/SIGHTLINE_MODEL_CACHE_BYTES/value": "{{ int64 .Values.<key>.modelCacheBytes | quote }}",
+    "StatefulSet/nats/*/GOMEMLIMIT/value": "{{ .Values.nats.goMemoryLimit }}",
+    "*/serviceAccountToken/audience": "{{ .Values.s3.audience }}",
+    "NetworkPolicy/nats/*/namespaceSelector/matchLabels/*": "{{ .Values.networkPolicies.keda }}",
+    "NetworkPolicy/metrics/*/namespaceSelector/matchLabels/*": "{{ .Values.networkPolicies.prometheus }}",
+}
+# The same for maps, lists and their items.
+BLOCKS = {
+    "PrometheusRule/sightline/spec": '{{- .Files.Get "files/rules.yaml" | nindent <indent> }}',
+    "ConfigMap/sightline-dashboards/data": """\
+sightline.json: |
+  {{- .Files.Get "files/sightline.json" | nindent 4 }}""",
+    "ConfigMap/sightline-settings/data": '{{- include "sightline.settings" . | nindent <indent> }}',
+    "ClusterQueue/*/coveredResources": """\
+{{- range $resource, $_ := .Values.kueue.quotas }}
+- {{ $resource }}
+{{- end }}""",
+    "ClusterQueue/*/flavors/*/resources": """\
+{{- range $resource, $quota := .Values.kueue.quotas }}
+- name: {{ $resource }}
+  nominalQuota: {{ $quota }}
+{{- end }}""",
+    "Deployment/operator/*/env/SIGHTLINE_OPERATOR_NAMESPACES": """\
+name: SIGHTLINE_OPERATOR_NAMESPACES
+{{- with .Values.operator.namespaces }}
+value: {{ join "," . }}
+{{- else }}
+valueFrom:
+  fieldRef:
+    fieldPath: metadata.namespace
+{{- end }}""",
+}
+KEYS = {"nvidia.com/gpu": '{{ include "sightline.gpu" . }}'}
+# What the chart adds to a map or a list.
+POD = """\
+{{- with include "sightline.pod" (list . "<key>") }}
+{{- . | nindent <indent> }}
+{{- end }}"""
+MONITORING_LABELS = """\
+{{- with .Values.monitoring.labels }}
+{{- toYaml . | nindent <indent> }}
+{{- end }}"""
+ADDED = {
+    "?*/*/template/spec": POD,
+    "PodMonitor/*/metadata/labels": MONITORING_LABELS,
+    "ServiceMonitor/*/metadata/labels": MONITORING_LABELS,
+    "PrometheusRule/*/metadata/labels": MONITORING_LABELS,
+    "*/volumeClaimTemplates/*/spec": """\
+{{- with .Values.<key>.storageClassName }}
+storageClassName: {{ . }}
+{{- end }}""",
+    **{
+        f"ServiceAccount/sightline-{one}/metadata": f"""\
+{{{{- include "sightline.roleAnnotation" (list . "{one}") | nindent <indent> }}}}"""
+        for one in WITH_STORE
+    },
+    **{
+        f"*/containers/{one}/env": """\
+{{- include "sightline.roleVariable" (list . "<name>") | nindent <indent> }}"""
+        for one in WITH_STORE
+    },
+}
+
+Rendering = frozenset[str]  # the components beside base
+Variants = Mapping[Rendering, Any]  # a value in each rendering that has it
+
+
+class Ambiguous(Exception):
+    """Renderings that no condition tells from the others; says which, and where."""
+
+
+def main() -> int:
+    """Write what differs, and remove what is no more; with --check, name it and return 1."""
+    made = files()
+    stale = [path for path, text in made.items() if not path.exists() or path.read_text() != text]
+    kept = {*made, *(CHART / "templates" / name for name in BY_HAND)}
+    stale += [path for chart in (CHART, CLUSTER_CHART) for path in chart.glob("templates/*") if path not in kept]
+    for path in stale:
+        if "--check" in sys.argv[1:]:
+            print(f"{path.relative_to(ROOT)} is out of date: run `make manifests`")
+        elif path in made:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(made[path])
+        else:
+            path.unlink()
+    return 1 if stale and "--check" in sys.argv[1:] else 0
+
+
+def files() -> dict[Path, str]:
+    """What both charts have from elsewhere, by path."""
+    copies = {
+        "files/rules.yaml": ROOT / "deploy/prometheus/rules.yaml",
+        "files/sightline.json": ROOT / "deploy/grafana/sightline.json",
+    }
+    made = {CHART / "templates" / name: HEAD + text for name, text in templates(rendered()).items()}
+    made |= {CHART / name: path.read_text() for name, path in copies.items()}
+    return made | {CLUSTER_CHART / "templates" / name: HEAD + text for name, text in cluster_templates().items()}
+
+
+def rendered() -> dict[Rendering, list[Any]]:
+    """The resources of base, of base with each component, and of the pairs in CHANGED_BY."""
+    wanted = {frozenset[str](), *(_needed(one) for one in CONDITIONS)}
+    wanted |= {_needed(one) | _needed(other) for one, others in CHANGED_BY.items() for other in others}
+    with tempfile.TemporaryDirectory(prefix="chart-") as folder, ThreadPoolExecutor(2) as pool:
+        copy = shutil.copytree(K8S, Path(folder) / "k8s")
+        ordered = sorted(wanted, key=sorted)
+        return dict(zip(ordered, pool.map(lambda one: _resources(copy, one), ordered), strict=True))
+
+
+def _needed(component: str) -> Rendering:
+    return frozenset({component}) | (_needed(NEEDS[component]) if component in NEEDS else frozenset())
+
+
+def _resources(copy: Path, components: Rendering) -> list[Any]:
+    chosen = [one for one in CONDITIONS if one in components]
+    overlay = copy / "overlays" / "-".join(["made", *chosen])
+    overlay.mkdir()
+    head = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "namespace": NAMESPACE}
+    parts = {"resources": ["../../base"], "components": [f"../../components/{one}" for one in chosen]}
+    (overlay / "kustomization.yaml").write_text(yaml.safe_dump(head | parts | {"transformers": ["../../namespace"]}))
+    return list(yaml.safe_load_all(GENERATED_NAME.sub(r"\1", kustomized(overlay))))
+
+
+def kustomized(folder: Path) -> str:
+    """The output of `kubectl kustomize`; RuntimeError with its message if it fails."""
+    program = shutil.which("kubectl", path=str(Path(sys.executable).parent)) or "kubectl"
+    done = subprocess.run([program, "kustomize", str(folder)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return done.stdout
+
+
+def cluster_templates() -> dict[str, str]:
+    """What belongs to the cluster; `helm uninstall` keeps definitions, and so the resources of all teams."""
+    made: dict[str, str] = {}
+    for folder in ("crds", "priority-classes"):
+        for resource in yaml.safe_load_all(kustomized(K8S / folder)):
+            resource["metadata"]["labels"]["app.kubernetes.io/managed-by"] = "{{ .Release.Service }}"
+            if resource["kind"] == "CustomResourceDefinition":
+                resource["metadata"].setdefault("annotations", {})["helm.sh/resource-policy"] = "keep"
+            text = yaml.safe_dump(resource, sort_keys=False, width=120)
+            name = resource["metadata"]["name"].removesuffix(".sightline.dev")
+            made["priority-classes.yaml" if folder == "priority-classes" else f"{name}.yaml"] = (
+                made.get("priority-classes.yaml", "") + f"---\n{text}" if folder == "priority-classes" else text
+            )
+    return made
+
+
+def templates(renderings: Mapping[Rendering, list[Any]]) -> dict[str, str]:
+    """The chart's templates by file name."""
+    found: dict[str, dict[Rendering, Any]] = {}
+    for rendering, resources in renderings.items():
+        for resource in map(_prepared, resources):
+            title = f"{resource['kind']}/{resource['metadata']['name']}".replace(NAMESPACE, "{{ .Release.Namespace }}")
+            found.setdefault(title, {})[rendering] = resource
+    parts: dict[str, list[tuple[str, list[str]]]] = {}
+    for title, variants in sorted(found.items()):
+        part = condition(title, variants, renderings), ["---", *block(title, variants, 0)]
+        parts.setdefault(_file(title, variants), []).append(part)
+    made = {name: "".join(f"{line}\n" for line in guarded(of_file)) for name, of_file in parts.items()}
+    data = block("ConfigMap/sightline-settings/generated", _of_key(found["ConfigMap/sightline-settings"], "data"), 0)
+    define = ['{{- define "sightline.generatedSettings" -}}', *data, "{{- end }}"]
+    made["settings.yaml"] = "\n".join([*define, '{{- include "sightline.checks" . }}', made["settings.yaml"]])
+    return made
+
+
+def _file(title: str, variants: Variants) -> str:
+    """Where a resource is: with its workload, or with others of its kind."""
+    kind, name = title.split("/", 1)
+    by_kind = {"NetworkPolicy": "network-policies", "ServiceAccount": "service-accounts"}
+    by_kind |= dict.fromkeys(("ServiceMonitor", "PodMonitor", "PrometheusRule"), "monitoring")
+    by_kind |= dict.fromkeys(("ClusterQueue", "LocalQueue", "ResourceFlavor"), "kueue")
+    by_name = {"sightline-settings": "settings", "sightline-dashboards": "monitoring", "sightline-operator": "operator"}
+    labels = next(iter(variants.values()))["metadata"]["labels"]
+    return (by_name.get(name) or by_kind.get(kind) or labels.get("app.kubernetes.io/name") or name) + ".yaml"
+
+
+def _prepared(resource: Any) -> Any:
+    """The resource with what the chart adds to every one: labels, and digests that restart pods of other settings."""
+    resource["metadata"]["labels"] |= {
+        "helm.sh/chart": '{{ include "sightline.chart" . }}',
+        "app.kubernetes.io/instance": "{{ .Release.Name }}",
+    }
+    spec = resource.get("spec", {})
+    template = spec.get("template") or spec.get("jobTargetRef", {}).get("template")
+    if template:
+        pod = template["spec"]
+        pod.pop("tolerations", None)  # with those of values, in _helpers.tpl
+        annotations = template["metadata"].setdefault("annotations", {})
+        if any("envFrom" in one for one in pod["containers"]):
+            annotations["checksum/settings"] = ""
+        if any("configMap" in one for one in pod["volumes"]):
+            annotations["checksum/nats-config"] = ""
+        if not annotations:
+            del template["metadata"]["annotations"]
+    return resource
+
+
+def block(path: str, variants: Variants, indent: int) -> list[str]:
+    """The lines of a map or a list, as the renderings have it."""
+    if text := _matching(BLOCKS, path):
+        return _filled(text, path, indent).splitlines()
+    a_map = isinstance(next(iter(variants.values())), dict)
+    parts = list(_entries(path, variants, indent) if a_map else _items(path, variants, indent))
+    if text := _matching(ADDED, path):
+        parts.append(("", _filled(text, path, indent).splitlines()))
+    return guarded(parts)
+
+
+def _entries(path: str, variants: Variants, indent: int) -> Iterator[tuple[str, list[str]]]:
+    for key in sorted(_union(variants.values()), key=lambda key: key != "name"):
+        present, place = _of_key(variants, key), f"{path}/{key}"
+        name = KEYS.get(key) or _scalar(key)
+        yield condition(place, present, variants), _valued(f"{name}:", place, present, indent)
+
+
+def _items(path: str, variants: Variants, indent: int) -> Iterator[tuple[str, list[str]]]:
+    named = {rendering: {_identity(item): item for item in items} for rendering, items in variants.items()}
+    for name in _union(named.values()):
+        present, place = _of_key(named, name), f"{path}/{name}"
+        if isinstance(next(iter(present.values())), dict):
+            first, *rest = block(place, present, indent + 2)
+            lines = [f"- {first}", *(f"  {line}" for line in rest)]
+        else:
+            lines = _valued("-", place, present, indent)
+        yield condition(place, present, named), lines
+
+
+def _identity(item: Any) -> str:
+    """What tells an item from the others in its list."""
+    if not isinstance(item, dict):
+        return str(item)
+    return str(item.get("mountPath") or item.get("name") or json.dumps(item))
+
+
+def _valued(key: str, path: str, variants: Variants, indent: int) -> list[str]:
+    """A key with its value; alternatives if renderings differ in a text."""
+    if all(isinstance(value, dict | list) and value for value in variants.values()):
+        return [key, *(f"  {line}" for line in block(path, variants, indent + 2))]
+    texts = {rendering: _text(path, value) for rendering, value in variants.items()}
+    groups = {text: {one: text for one in texts if texts[one] == text} for text in dict.fromkeys(texts.values())}
+    parts = [(condition(path, group, texts), f"{key} {text}".splitlines()) for text, group in groups.items()]
+    return guarded(parts)
+
+
+def _text(path: str, value: Any) -> str:
+    """A scalar as YAML, or the value of the chart in its place."""
+    if text := _matching(TEXTS, path):
+        return _filled(text, path, 0, value)
+    if isinstance(value, str) and value.startswith("{{"):
+        return value
+    if not isinstance(value, str) or "\n" not in value:
+        return _scalar(value).replace(NAMESPACE, "{{ .Release.Namespace }}")
+    head = "|" if value.endswith("\n") else "|-"
+    return "\n".join([head, *(f"  {line}".rstrip() for line in value.splitlines())])
+
+
+def _scalar(value: Any) -> str:
+    text = yaml.safe_dump(value, width=10**9).removesuffix("...\n").strip()
+    if "{{" in text:
+        raise ValueError(f"{text}: Helm would take this for a template; put it into files/")
+    return text
+
+
+def _matching(table: Mapping[str, str], path: str) -> str | None:
+    return next((text for pattern, text in table.items() if fnmatchcase(path, pattern)), None)
+
+
+def _filled(text: str, path: str, indent: int, value: Any = "") -> str:
+    name = path.split("/")[1]
+    named = str(value).partition(":")[0].rpartition("/")[2].removeprefix("sightline-")
+    words = {"key": camel(name), "name": name, "item": path.rpartition("/")[2], "value": str(value)}
+    words |= {"named": {"versitygw": "objectStore"}.get(named) or camel(named), "indent": str(indent)}
+    return re.sub(r"<(\w+)>", lambda found: words[found[1]], text)
+
+
+def camel(name: str) -> str:
+    """`dataset-api` as `datasetApi`."""
+    first, *rest = name.split("-")
+    return first + "".join(map(str.title, rest))
+
+
+def condition(path: str, present: Collection[Rendering], within: Collection[Rendering]) -> str:
+    """What holds in the renderings that are present, and in no others; empty if that is all. Ambiguous."""
+    if set(present) == set(within):
+        return ""
+    for count in (1, 2):
+        for names in combinations(CONDITIONS, count):
+            for signs in product((True, False), repeat=count):
+                literals = dict(zip(names, signs, strict=True))
+                if {one for one in within if all((name in one) is sign for name, sign in literals.items())} == {
+                    *present
+                }:
+                    return _expression(literals)
+    raise Ambiguous(f"{path}: only in {[sorted(one) for one in present]}")
+
+
+def _expression(literals: Mapping[str, bool]) -> str:
+    texts = [CONDITIONS[name] if sign else _opposite(CONDITIONS[name]) for name, sign in literals.items()]
+    if len(texts) == 1:
+        return texts[0]
+    return "and " + " ".join(f"({text})" if " " in text and not text.startswith("(") else text for text in texts)
+
+
+def guarded(parts: Iterable[tuple[str, list[str]]]) -> list[str]:
+    """The lines, neighbours of the same condition within one `if`, and opposites as its `else`."""
+    made: list[str] = []
+    for text, group in groupby(parts, key=lambda part: part[0]):
+        lines = [line for _, lines in group for line in lines]
+        if not text:
+            made += lines
+        elif made and made[-1] == "{{- end }}" and text == _opposite(_opened(made)):
+            made[-1:] = ["{{- else }}", *lines, "{{- end }}"]
+        else:
+            made += [f"{{{{- if {text} }}}}", *lines, "{{- end }}"]
+    return made
+
+
+def _opened(lines: list[str]) -> str:
+    """The condition of the last unindented block, if that is an `if` without an `else`."""
+    head = next(line for line in reversed(lines[:-1]) if line.startswith("{{- ") and line != "{{- end }}")
+    return head.removeprefix("{{- if ").removesuffix(" }}") if head.startswith("{{- if ") else ""
+
+
+def _opposite(text: str) -> str:
+    if text.startswith(("(eq ", "(ne ")):
+        return {"(eq": "(ne", "(ne": "(eq"}[text[:3]] + text[3:]
+    return text.removeprefix("not ") if text.startswith("not ") else f"not {text}"
+
+
+def _union(maps: Iterable[Mapping[str, Any]]) -> list[str]:
+    """All keys, each after what precedes it in its own map."""
+    made: list[str] = []
+    for keys in map(list, maps):
+        for index, key in enumerate(keys):
+            if key not in made:
+                made.insert(made.index(keys[index - 1]) + 1 if index else 0, key)
+    return made
+
+
+def _of_key(variants: Variants, key: str) -> dict[Rendering, Any]:
+    return {rendering: value[key] for rendering, value in variants.items() if key in value}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
