@@ -2,7 +2,7 @@
 
 from services.infra.files import FolderBlobs
 from services.infra.s3 import S3Blobs, s3_client
-from services.infra.s3_keys import KeyFiles
+from services.infra.s3_identity import changing_keys
 from services.kit.errors import Unavailable
 from services.kit.metered import MeteredBlobs
 from services.kit.settings import Settings
@@ -21,7 +21,7 @@ async def open_blobs(settings: Settings, telemetry: Telemetry) -> MeteredBlobs:
         problem = "there is none: set SIGHTLINE_STORE_DIRECTORY, or SIGHTLINE_S3_ENDPOINT and its keys"
         raise Unavailable(what="The store", problem=problem)
     else:
-        keys = KeyFiles.of(settings)
+        keys = changing_keys(settings)
         blobs = S3Blobs(s3_client(settings, keys), settings.bucket, keys=keys)
     await blobs.ensure_bucket()
     return MeteredBlobs(blobs, telemetry)

@@ -17,7 +17,7 @@ from minio.error import MinioAdminException, MinioException, S3Error
 from urllib3.exceptions import HTTPError
 
 from services.infra.s3 import OWNED, connections, fixed_keys, s3_client
-from services.infra.s3_keys import KeyFiles
+from services.infra.s3_identity import changing_keys
 from services.infra.store_policies import PROCESSES, bucket_policy, policy, text
 from services.kit.errors import StoreRefused
 from services.kit.settings import Settings, load
@@ -59,7 +59,7 @@ def main() -> int:
 
 def make_bucket(settings: Settings) -> None:
     """Makes the settings' bucket, unless it is there."""
-    client = s3_client(settings, KeyFiles.of(settings))
+    client = s3_client(settings, changing_keys(settings))
     if client.bucket_exists(settings.bucket):
         _tell(f"the bucket {settings.bucket} is there")
         return
@@ -78,7 +78,7 @@ def make_users(settings: StoreOwner, folder: Path) -> None:
         raise ValueError(f"processes share an access key in {folder}: each needs a user of its own")
     admin = MinioAdmin(
         endpoint=settings.s3_endpoint,
-        credentials=KeyFiles.of(settings) or fixed_keys(settings),
+        credentials=changing_keys(settings) or fixed_keys(settings),
         region=settings.s3_region,
         secure=settings.s3_secure,
         http_client=connections(settings, RETRIES),
@@ -94,7 +94,7 @@ def make_users(settings: StoreOwner, folder: Path) -> None:
 def set_policy(settings: StoreOwner, principal: str) -> None:
     """Gives the bucket a policy with the rights of all users; `principal` is how the store names the user `{}`."""
     made = bucket_policy(settings.bucket, principal, *settings.opened)
-    s3_client(settings, KeyFiles.of(settings)).set_bucket_policy(settings.bucket, text(made))
+    s3_client(settings, changing_keys(settings)).set_bucket_policy(settings.bucket, text(made))
     _tell(f"the bucket {settings.bucket} has a policy for {len(PROCESSES)} users")
 
 
