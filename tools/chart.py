@@ -1,8 +1,9 @@
 """Writes the templates of the Helm charts from the manifests of deploy/k8s; with --check, compares them.
 
-kustomize renders base alone and with components. What is only in some of these renderings, a resource, a key or an item of
-a list, gets the condition that tells those from the others; `TEXTS` and `BLOCKS` say what is a value of the chart. What only
-the chart has, such as node selectors, is in `ADDED` and in templates/_helpers.tpl, which is written by hand like values.yaml.
+kustomize renders base alone and with components. What is only in some of these renderings, a resource, a key or an item
+of a list, gets the condition that tells those from the others; `TEXTS` and `BLOCKS` say what is a value of the chart.
+What only the chart has, such as node selectors, is in `ADDED` and in templates/_helpers.tpl, which is written by hand
+like values.yaml.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ WITH_STORE = ("dataset-api", "dataset-worker", "trainer-api", "trainer-worker", 
 TEXTS = {
     "*/app.kubernetes.io/managed-by": "{{ .Release.Service }}",
     "*/annotations/checksum/settings": '{{ include "sightline.settings" . | sha256sum }}',
-    "*/annotations/checksum/nats-config": '{{ include (print $.Template.BasePath "/nats-config.yaml") . | sha256sum }}',
+    "*/annotations/checksum/nats-config": '{{ include "sightline.generated.nats-config" . | sha256sum }}',
     "StatefulSet/object-store/spec/replicas": "<value>",
     "Deployment/*/spec/replicas": "{{ .Values.<key>.replicas }}",
     "StatefulSet/*/spec/replicas": "{{ .Values.<key>.replicas }}",
@@ -98,6 +99,7 @@ BLOCKS = {
 sightline.json: |
   {{- .Files.Get "files/sightline.json" | nindent 4 }}""",
     "ConfigMap/sightline-settings/data": '{{- include "sightline.settings" . | nindent <indent> }}',
+    "ConfigMap/nats-config/data": '{{- include "sightline.generated.nats-config" . | nindent <indent> }}',
     "ClusterQueue/*/coveredResources": """\
 {{- range $resource, $_ := .Values.kueue.quotas }}
 - {{ $resource }}
@@ -117,6 +119,7 @@ valueFrom:
     fieldPath: metadata.namespace
 {{- end }}""",
 }
+DEFINED = ("sightline-settings", "nats-config")  # ConfigMaps whose data have a name, for the digests of pods
 KEYS = {"nvidia.com/gpu": '{{ include "sightline.gpu" . }}'}
 # What the chart adds to a map or a list.
 POD = """\
@@ -205,7 +208,7 @@ def _resources(copy: Path, components: Rendering) -> list[Any]:
     head = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "namespace": NAMESPACE}
     parts = {"resources": ["../../base"], "components": [f"../../components/{one}" for one in chosen]}
     (overlay / "kustomization.yaml").write_text(yaml.safe_dump(head | parts | {"transformers": ["../../namespace"]}))
-    return list(yaml.safe_load_all(GENERATED_NAME.sub(r"\1", kustomized(overlay))))
+    return list(yaml.load_all(GENERATED_NAME.sub(r"\1", kustomized(overlay)), yaml.CSafeLoader))
 
 
 def kustomized(folder: Path) -> str:
@@ -245,9 +248,10 @@ def templates(renderings: Mapping[Rendering, list[Any]]) -> dict[str, str]:
         part = condition(title, variants, renderings), ["---", *block(title, variants, 0)]
         parts.setdefault(_file(title, variants), []).append(part)
     made = {name: "".join(f"{line}\n" for line in guarded(of_file)) for name, of_file in parts.items()}
-    data = block("ConfigMap/sightline-settings/generated", _of_key(found["ConfigMap/sightline-settings"], "data"), 0)
-    define = ['{{- define "sightline.generatedSettings" -}}', *data, "{{- end }}"]
-    made["settings.yaml"] = "\n".join([*define, '{{- include "sightline.checks" . }}', made["settings.yaml"]])
+    for name in DEFINED:
+        data = block(f"ConfigMap/{name}/generated", _of_key(found[f"ConfigMap/{name}"], "data"), 0)
+        defined = [f'{{{{- define "sightline.generated.{name}" -}}}}', *data, "{{- end }}", ""]
+        made[_file(f"ConfigMap/{name}", found[f"ConfigMap/{name}"])] = "\n".join(defined) + made[f"{name}.yaml"]
     return made
 
 
@@ -257,7 +261,7 @@ def _file(title: str, variants: Variants) -> str:
     by_kind = {"NetworkPolicy": "network-policies", "ServiceAccount": "service-accounts"}
     by_kind |= dict.fromkeys(("ServiceMonitor", "PodMonitor", "PrometheusRule"), "monitoring")
     by_kind |= dict.fromkeys(("ClusterQueue", "LocalQueue", "ResourceFlavor"), "kueue")
-    by_name = {"sightline-settings": "settings", "sightline-dashboards": "monitoring", "sightline-operator": "operator"}
+    by_name = {"sightline-dashboards": "monitoring", "sightline-operator": "operator"}
     labels = next(iter(variants.values()))["metadata"]["labels"]
     return (by_name.get(name) or by_kind.get(kind) or labels.get("app.kubernetes.io/name") or name) + ".yaml"
 

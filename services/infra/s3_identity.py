@@ -40,8 +40,8 @@ def changing_keys(settings: Settings) -> ChangingKeys | None:
 class WorkloadIdentity(ChangingKeys):
     """Signs each request with credentials that are valid for a while yet; several threads may use it.
 
-    New ones are fetched in time; while that fails, the old ones are used to their end. The node's own credentials are never
-    used. An error names neither the token nor the url that has it.
+    New ones are fetched in time; while that fails, the old ones are used to their end. The node's own credentials are
+    never used. An error names neither the token nor the url that has it.
     """
 
     settings = "SIGHTLINE_S3_WORKLOAD_IDENTITY"

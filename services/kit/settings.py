@@ -206,7 +206,7 @@ class Settings(BaseSettings):
             (_lone(self.nats_certificate, self.nats_key), "set both SIGHTLINE_NATS_CERTIFICATE and _KEY, or neither"),
             (
                 self.s3_workload_identity and any(self._s3_keys),
-                "SIGHTLINE_S3_WORKLOAD_IDENTITY goes without keys: unset SIGHTLINE_S3_ACCESS_KEY, _SECRET_KEY and their _FILE",
+                "SIGHTLINE_S3_WORKLOAD_IDENTITY: unset SIGHTLINE_S3_ACCESS_KEY, _SECRET_KEY and their _FILE",
             ),
             (
                 bool(self.s3_sts_endpoint) and not self.s3_workload_identity,

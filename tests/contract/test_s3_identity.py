@@ -111,7 +111,7 @@ def test_an_error_names_the_setting_and_neither_the_token_nor_its_url(
     caplog.set_level(logging.DEBUG)
     issuer.token = "other"
     with pytest.raises(
-        Unavailable, match="does the role trust this service account.*SIGHTLINE_S3_WORKLOAD_IDENTITY"
+        Unavailable, match=r"does the role trust this service account.*SIGHTLINE_S3_WORKLOAD_IDENTITY"
     ) as caught:
         identity.retrieve()
     assert TOKEN not in str(caught.value)
@@ -135,7 +135,7 @@ def test_an_unreachable_issuer_and_a_missing_token_are_told_apart(
 
 
 def test_without_an_identity_the_nodes_credentials_are_not_used_instead(issuer: Issuer) -> None:
-    with pytest.raises(StoreRefused, match="AWS_WEB_IDENTITY_TOKEN_FILE, .* is set: the pod's service account"):
+    with pytest.raises(StoreRefused, match=r"AWS_WEB_IDENTITY_TOKEN_FILE, .* is set: the pod's service account"):
         WorkloadIdentity(Settings(s3_workload_identity=True))
 
 

@@ -1,10 +1,10 @@
 """Checks of the images and of deploy/compose.yaml that need no build; `make test-images` builds them."""
 
 import re
-from pathlib import Path
 import subprocess
 import tomllib
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import pytest

@@ -76,7 +76,7 @@ def passwords() -> dict[str, str]:
 
 def _localised(tls: Path, number: int, ports: list[int], folder: Path) -> Path:
     """One server's configuration for this machine, where names are ports."""
-    made = shutil.copytree(K8S / "base", folder / f"nats-{number}", ignore=lambda _, all: {*all} - {*CONFIGURATION})
+    made = shutil.copytree(K8S / "base", folder / f"nats-{number}", ignore=lambda _, names: {*names} - {*CONFIGURATION})
     shutil.copy(tls, made)
     clients, routes, monitors = (ports[i * SERVERS : (i + 1) * SERVERS] for i in range(3))
     words = {f"nats-{other}.nats:6222": f"127.0.0.1:{routes[other]}" for other in range(SERVERS)}

@@ -57,7 +57,7 @@ COMBINATIONS: dict[str, tuple[str, ...]] = {
 
 Resource = dict[str, Any]
 CHART = ROOT / "deploy" / "helm" / "sightline"
-IDENTITY = {"identity", "web-identity"}  # processes without keys of the store
+IDENTITY = {"identity", "web-identity", "chart everything"}  # processes without keys of the store
 CLUSTER_WIDE = {"ResourceFlavor", "ClusterQueue"}
 APIS = {"dataset-api", "trainer-api", "predictor"}
 OPERATOR = "operator"  # only with its component, and the only one that uses the Kubernetes API
@@ -153,7 +153,8 @@ def chart_text(values: Resource, namespace: str = NAMESPACE, chart: Path = CHART
     """The resources of the chart, rendered by Helm, in kubectl's form."""
     made = loaded(chart).render(values, name="suite", namespace=namespace)
     manifests = [text for name, text in sorted(made.items()) if name.endswith(".yaml")]
-    return yaml.safe_dump_all([one for text in manifests for one in yaml.safe_load_all(text) if one])
+    found = [one for text in manifests for one in yaml.load_all(text, yaml.CSafeLoader) if one]
+    return yaml.dump_all(found, Dumper=yaml.CSafeDumper)
 
 
 NAMES = [*(f"overlay {one}" for one in OVERLAYS), *COMBINATIONS, "chart default", "chart everything"]
@@ -162,7 +163,7 @@ NAMES = [*(f"overlay {one}" for one in OVERLAYS), *COMBINATIONS, "chart default"
 @functools.cache
 def resources(name: str) -> tuple[Resource, ...]:
     """Every resource of a rendering."""
-    return tuple(one for one in yaml.safe_load_all(text_of(name)) if one)
+    return tuple(one for one in yaml.load_all(text_of(name), yaml.CSafeLoader) if one)
 
 
 def of_kind(name: str, *kinds: str) -> list[Resource]:

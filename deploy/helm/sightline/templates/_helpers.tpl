@@ -15,7 +15,8 @@
 
 {{/* The settings that all processes share; those of values win. */}}
 {{- define "sightline.settings" -}}
-{{ toYaml (mustMergeOverwrite (include "sightline.generatedSettings" . | fromYaml) .Values.settings) }}
+{{- include "sightline.checks" . -}}
+{{ toYaml (mustMergeOverwrite (include "sightline.generated.sightline-settings" . | fromYaml) .Values.settings) }}
 {{- end }}
 
 {{/* The device that a trainer worker asks for. */}}
