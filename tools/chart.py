@@ -39,6 +39,7 @@ CONDITIONS = {
     "object-store": ".Values.objectStore.enabled",
     "nats-single": "(eq (int .Values.nats.replicas) 1)",
     "tls": ".Values.tls.enabled",
+    "certificates": "(and .Values.tls.enabled .Values.tls.certManager)",
     "signing": ".Values.signing.enabled",
     "predictor-torch": ".Values.predictor.torch",
     "gpu": ".Values.gpu.enabled",
@@ -51,7 +52,7 @@ CONDITIONS = {
     "pod-identity": '(eq .Values.s3.identity "eks")',
     "kueue": ".Values.kueue.enabled",
 }
-NEEDS = {"web-identity": "workload-identity", "pod-identity": "network-policies", "kueue": "autoscaling"}
+NEEDS = {"certificates": "tls", "web-identity": "workload-identity", "pod-identity": "network-policies", "kueue": "autoscaling"}
 # Components with pods of their own, and those that change them.
 CHANGED_BY = {
     "operator": ("openshift",),
@@ -76,6 +77,8 @@ TEXTS = {
     "*/containers/*/limits/*": "{{ .Values.<key>.resources.limits.<item> | quote }}",
     "*/image": '{{ include "sightline.image" (list . .Values.images.<named>) }}',
     "*/imagePullPolicy": "{{ .Values.images.pullPolicy }}",
+    "Issuer/sightline/spec/ca/secretName": "<value>",
+    "Certificate/sightline-ca/spec/secretName": "<value>",
     "*/secretName": "{{ .Values.secrets.<named> }}",
     "*/secretKeyRef/name": "{{ .Values.secrets.<named> }}",
     "*/volumeClaimTemplates/*/requests/storage": "{{ .Values.<key>.storage }}",
@@ -260,6 +263,7 @@ def _file(title: str, variants: Variants) -> str:
     kind, name = title.split("/", 1)
     by_kind = {"NetworkPolicy": "network-policies", "ServiceAccount": "service-accounts"}
     by_kind |= dict.fromkeys(("ServiceMonitor", "PodMonitor", "PrometheusRule"), "monitoring")
+    by_kind |= dict.fromkeys(("Certificate", "Issuer"), "certificates")
     by_kind |= dict.fromkeys(("ClusterQueue", "LocalQueue", "ResourceFlavor"), "kueue")
     by_name = {"sightline-dashboards": "monitoring", "sightline-operator": "operator"}
     labels = next(iter(variants.values()))["metadata"]["labels"]

@@ -20,10 +20,11 @@ KEDA = ("keda-2.15.1", "keda-2.20.1", "keda-8b4f083")  # the oldest supported, a
 VERSIONS = {
     "ScaledJob": KEDA,
     **dict.fromkeys(("ServiceMonitor", "PodMonitor", "PrometheusRule"), ("prometheus-operator-0.93.0",)),
+    **dict.fromkeys(("Certificate", "Issuer"), ("cert-manager-1.17.1",)),
     **dict.fromkeys(("ResourceFlavor", "ClusterQueue", "LocalQueue"), ("kueue-v1beta2",)),
 }
 WITH_CUSTOM_RESOURCES = {"autoscaling", "monitoring", "kueue", "openshift", "identity", "all", "overlay production"}
-WITH_CUSTOM_RESOURCES |= {"chart everything"}
+WITH_CUSTOM_RESOURCES |= {"certificates", "chart everything"}
 rendering = pytest.mark.parametrize("name", NAMES)
 
 
