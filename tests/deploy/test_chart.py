@@ -230,7 +230,7 @@ def test_the_notes_name_every_secret_that_pods_wait_for() -> None:
             *re.findall(r"secretName: (\S+)", text),
             *re.findall(r"secretKeyRef:\n +key: \S+\n +name: (\S+)", text),
         }
-        named -= {"sightline-tls", "nats-tls"} if values.get("tls", {}).get("certManager") else set()
+        named -= {"sightline-ca", "sightline-tls", "nats-tls"} if values.get("tls", {}).get("certManager") else set()
         listed = notes.partition("secrets exist")[2].partition("\n\n")[0].split("\n")[1:]
         assert {one.strip() for one in listed} == named
 

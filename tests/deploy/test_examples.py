@@ -51,7 +51,7 @@ def served() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for name in ("dataset", "trainer", "predictor"):
         text = (ROOT / "services" / name / "__main__.py").read_text()
-        modules = {line.split()[1] for line in text.splitlines() if "_pb2_grpc import" in line}
+        modules = {line.split()[1] for line in text.splitlines() if "_pb2_grpc import add_" in line}
         descriptors: list[Any] = [importlib.import_module(one.removesuffix("_grpc")).DESCRIPTOR for one in modules]
         found[name] = {service.full_name for one in descriptors for service in one.services_by_name.values()}
     return found
