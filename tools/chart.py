@@ -52,7 +52,12 @@ CONDITIONS = {
     "pod-identity": '(eq .Values.s3.identity "eks")',
     "kueue": ".Values.kueue.enabled",
 }
-NEEDS = {"certificates": "tls", "web-identity": "workload-identity", "pod-identity": "network-policies", "kueue": "autoscaling"}
+NEEDS = {
+    "certificates": "tls",
+    "web-identity": "workload-identity",
+    "pod-identity": "network-policies",
+    "kueue": "autoscaling",
+}
 # Components with pods of their own, and those that change them.
 CHANGED_BY = {
     "operator": ("openshift",),

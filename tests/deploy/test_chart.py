@@ -14,6 +14,7 @@ from tests.support.manifests import (
     COMBINATIONS,
     K8S,
     OVERLAYS,
+    ROOT,
     Resource,
     chart_text,
     chart_values,
@@ -157,6 +158,14 @@ def test_outside_eks_a_role_is_a_variable() -> None:
     }
     assert env["AWS_ROLE_ARN"] == "arn:aws:iam::1:role/p"
     assert "arn:aws" not in str(found["ServiceAccount/sightline-predictor"])
+
+
+def test_the_documented_values_are_valid() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text()
+    blocks = [yaml.safe_load(one) for one in re.findall(r"```yaml\n((?:images|s3):.*?)```", page, re.DOTALL)]
+    assert len(blocks) == 2
+    for values in blocks:
+        assert comparable(chart_text(values))
 
 
 def test_pods_restart_when_a_setting_of_theirs_changes() -> None:

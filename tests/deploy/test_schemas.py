@@ -23,8 +23,10 @@ VERSIONS = {
     **dict.fromkeys(("Certificate", "Issuer"), ("cert-manager-1.17.1",)),
     **dict.fromkeys(("ResourceFlavor", "ClusterQueue", "LocalQueue"), ("kueue-v1beta2",)),
 }
-WITH_CUSTOM_RESOURCES = {"autoscaling", "monitoring", "kueue", "openshift", "identity", "all", "overlay production"}
-WITH_CUSTOM_RESOURCES |= {"certificates", "chart everything"}
+WITH_CUSTOM_RESOURCES = {
+    *("autoscaling", "certificates", "identity", "kueue", "monitoring", "openshift", "all"),
+    *("overlay production", "chart everything"),
+}
 rendering = pytest.mark.parametrize("name", NAMES)
 
 

@@ -69,7 +69,7 @@ def issuing() -> Generator[Issuer]:
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, *_: Any) -> None:
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base's name
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
