@@ -1,9 +1,8 @@
 """Writes the templates of the Helm charts from the manifests of deploy/k8s; with --check, compares them.
 
 kustomize renders base alone and with components. What is only in some of these renderings, a resource, a key or an item
-of a list, gets the condition that tells those from the others; `TEXTS` and `BLOCKS` say what is a value of the chart.
-What only the chart has, such as node selectors, is in `ADDED` and in templates/_helpers.tpl, which is written by hand
-like values.yaml.
+of a list, gets the condition that tells those from the others; tools/chart_values.py says which texts are values of the
+chart. What only the chart has, such as node selectors, is in templates/_helpers.tpl, written by hand like values.yaml.
 """
 
 from __future__ import annotations
@@ -23,141 +22,16 @@ from typing import Any
 
 import yaml
 
+from tools.chart_values import ADDED, BLOCKS, CHANGED_BY, CONDITIONS, DEFINED, KEYS, NEEDS, TEXTS
+
 ROOT = Path(__file__).resolve().parents[1]
 K8S = ROOT / "deploy/k8s"
 CHART = ROOT / "deploy/helm/sightline"
 CLUSTER_CHART = ROOT / "deploy/helm/sightline-cluster"
 BY_HAND = {"_helpers.tpl", "NOTES.txt", "operator-namespaces.yaml"}
-HEAD = "{{/* Made from deploy/k8s by `make manifests`: change the manifests or tools/chart.py instead. */ -}}\n"
+HEAD = "{{/* Made from deploy/k8s by `make manifests`: change the manifests or tools/chart_values.py instead. */ -}}\n"
 NAMESPACE = "release-namespace"  # in renderings, and nowhere else
 GENERATED_NAME = re.compile(r"\b(sightline-settings|nats-config)-[a-z0-9]{10}\b")
-
-# Components in the order that they require, and when the chart has what they add. `gpu-mig`, `gpu-runtime-class`,
-# `priorities` and `pull-secret` are missing: templates/_helpers.tpl has a value for each.
-CONDITIONS = {
-    "operator": ".Values.operator.enabled",
-    "object-store": ".Values.objectStore.enabled",
-    "nats-single": "(eq (int .Values.nats.replicas) 1)",
-    "tls": ".Values.tls.enabled",
-    "certificates": "(and .Values.tls.enabled .Values.tls.certManager)",
-    "signing": ".Values.signing.enabled",
-    "predictor-torch": ".Values.predictor.torch",
-    "gpu": ".Values.gpu.enabled",
-    "workload-identity": '(ne .Values.s3.identity "keys")',
-    "web-identity": '(eq .Values.s3.identity "web")',
-    "openshift": ".Values.openshift",
-    "autoscaling": ".Values.autoscaling.enabled",
-    "monitoring": ".Values.monitoring.enabled",
-    "network-policies": ".Values.networkPolicies.enabled",
-    "pod-identity": '(eq .Values.s3.identity "eks")',
-    "kueue": ".Values.kueue.enabled",
-}
-NEEDS = {
-    "certificates": "tls",
-    "web-identity": "workload-identity",
-    "pod-identity": "network-policies",
-    "kueue": "autoscaling",
-}
-# Components with pods of their own, and those that change them.
-CHANGED_BY = {
-    "operator": ("openshift",),
-    "object-store": ("openshift",),
-    "autoscaling": ("tls", "signing", "gpu", "workload-identity", "web-identity", "openshift"),
-}
-WITH_STORE = ("dataset-api", "dataset-worker", "trainer-api", "trainer-worker", "predictor", "predictor-worker")
-
-# A path, and the text in place of its value; the first that matches counts. <key> is the resource's name as a key of
-# values.yaml, <item> the path's end, <value> the value, <named> the value as such a key.
-TEXTS = {
-    "*/app.kubernetes.io/managed-by": "{{ .Release.Service }}",
-    "*/annotations/checksum/settings": '{{ include "sightline.settings" . | sha256sum }}',
-    "*/annotations/checksum/nats-config": '{{ include "sightline.generated.nats-config" . | sha256sum }}',
-    "StatefulSet/object-store/spec/replicas": "<value>",
-    "Deployment/*/spec/replicas": "{{ .Values.<key>.replicas }}",
-    "StatefulSet/*/spec/replicas": "{{ .Values.<key>.replicas }}",
-    "*/containers/*/limits/nvidia.com/gpu": "<value>",
-    "*/containers/*/requests/ephemeral-storage": '{{ index .Values.<key>.resources.requests "<item>" }}',
-    "*/containers/*/limits/ephemeral-storage": '{{ index .Values.<key>.resources.limits "<item>" }}',
-    "*/containers/*/requests/*": "{{ .Values.<key>.resources.requests.<item> | quote }}",
-    "*/containers/*/limits/*": "{{ .Values.<key>.resources.limits.<item> | quote }}",
-    "*/image": '{{ include "sightline.image" (list . .Values.images.<named>) }}',
-    "*/imagePullPolicy": "{{ .Values.images.pullPolicy }}",
-    "Issuer/sightline/spec/ca/secretName": "<value>",
-    "Certificate/sightline-ca/spec/secretName": "<value>",
-    "*/secretName": "{{ .Values.secrets.<named> }}",
-    "*/secretKeyRef/name": "{{ .Values.secrets.<named> }}",
-    "*/volumeClaimTemplates/*/requests/storage": "{{ .Values.<key>.storage }}",
-    "HorizontalPodAutoscaler/*/spec/minReplicas": "{{ .Values.autoscaling.<key>.min }}",
-    "HorizontalPodAutoscaler/*/spec/maxReplicas": "{{ .Values.autoscaling.<key>.max }}",
-    "ScaledJob/*/spec/minReplicaCount": "{{ .Values.autoscaling.<key>.min }}",
-    "ScaledJob/*/spec/maxReplicaCount": "{{ .Values.autoscaling.<key>.max }}",
-    "ConfigMap/sightline-settings/*/SIGHTLINE_S3_ENDPOINT": "{{ .Values.s3.endpoint | quote }}",
-    "ConfigMap/sightline-settings/*/SIGHTLINE_S3_REGION": "{{ .Values.s3.region | quote }}",
-    "Deployment/operator/*/SIGHTLINE_OPERATOR_PROJECT/value": "{{ .Values.operator.project | quote }}",
-    "*/SIGHTLINE_MODEL_CACHE_BYTES/value": "{{ int64 .Values.<key>.modelCacheBytes | quote }}",
-    "StatefulSet/nats/*/GOMEMLIMIT/value": "{{ .Values.nats.goMemoryLimit }}",
-    "*/serviceAccountToken/audience": "{{ .Values.s3.audience }}",
-    "NetworkPolicy/nats/*/namespaceSelector/matchLabels/*": "{{ .Values.networkPolicies.keda }}",
-    "NetworkPolicy/metrics/*/namespaceSelector/matchLabels/*": "{{ .Values.networkPolicies.prometheus }}",
-}
-# The same for maps, lists and their items.
-BLOCKS = {
-    "PrometheusRule/sightline/spec": '{{- .Files.Get "files/rules.yaml" | nindent <indent> }}',
-    "ConfigMap/sightline-dashboards/data": """\
-sightline.json: |
-  {{- .Files.Get "files/sightline.json" | nindent 4 }}""",
-    "ConfigMap/sightline-settings/data": '{{- include "sightline.settings" . | nindent <indent> }}',
-    "ConfigMap/nats-config/data": '{{- include "sightline.generated.nats-config" . | nindent <indent> }}',
-    "ClusterQueue/*/coveredResources": """\
-{{- range $resource, $_ := .Values.kueue.quotas }}
-- {{ $resource }}
-{{- end }}""",
-    "ClusterQueue/*/flavors/*/resources": """\
-{{- range $resource, $quota := .Values.kueue.quotas }}
-- name: {{ $resource }}
-  nominalQuota: {{ $quota }}
-{{- end }}""",
-    "Deployment/operator/*/env/SIGHTLINE_OPERATOR_NAMESPACES": """\
-name: SIGHTLINE_OPERATOR_NAMESPACES
-{{- with .Values.operator.namespaces }}
-value: {{ join "," . }}
-{{- else }}
-valueFrom:
-  fieldRef:
-    fieldPath: metadata.namespace
-{{- end }}""",
-}
-DEFINED = ("sightline-settings", "nats-config")  # ConfigMaps whose data have a name, for the digests of pods
-KEYS = {"nvidia.com/gpu": '{{ include "sightline.gpu" . }}'}
-# What the chart adds to a map or a list.
-POD = """\
-{{- with include "sightline.pod" (list . "<key>") }}
-{{- . | nindent <indent> }}
-{{- end }}"""
-MONITORING_LABELS = """\
-{{- with .Values.monitoring.labels }}
-{{- toYaml . | nindent <indent> }}
-{{- end }}"""
-ADDED = {
-    "?*/*/template/spec": POD,
-    "PodMonitor/*/metadata/labels": MONITORING_LABELS,
-    "ServiceMonitor/*/metadata/labels": MONITORING_LABELS,
-    "PrometheusRule/*/metadata/labels": MONITORING_LABELS,
-    "*/volumeClaimTemplates/*/spec": """\
-{{- with .Values.<key>.storageClassName }}
-storageClassName: {{ . }}
-{{- end }}""",
-    **{
-        f"ServiceAccount/sightline-{one}/metadata": f"""\
-{{{{- include "sightline.roleAnnotation" (list . "{one}") | nindent <indent> }}}}"""
-        for one in WITH_STORE
-    },
-    **{
-        f"*/containers/{one}/env": """\
-{{- include "sightline.roleVariable" (list . "<name>") | nindent <indent> }}"""
-        for one in WITH_STORE
-    },
-}
 
 Rendering = frozenset[str]  # the components beside base
 Variants = Mapping[Rendering, Any]  # a value in each rendering that has it
@@ -216,7 +90,11 @@ def _resources(copy: Path, components: Rendering) -> list[Any]:
     head = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "namespace": NAMESPACE}
     parts = {"resources": ["../../base"], "components": [f"../../components/{one}" for one in chosen]}
     (overlay / "kustomization.yaml").write_text(yaml.safe_dump(head | parts | {"transformers": ["../../namespace"]}))
-    return list(yaml.load_all(GENERATED_NAME.sub(r"\1", kustomized(overlay)), yaml.CSafeLoader))
+    return _loaded(GENERATED_NAME.sub(r"\1", kustomized(overlay)))
+
+
+def _loaded(text: str) -> list[Any]:
+    return list(yaml.load_all(text, yaml.CSafeLoader))  # safe, and ten times as fast as in Python
 
 
 def kustomized(folder: Path) -> str:
@@ -231,16 +109,14 @@ def kustomized(folder: Path) -> str:
 def cluster_templates() -> dict[str, str]:
     """What belongs to the cluster; `helm uninstall` keeps definitions, and so the resources of all teams."""
     made: dict[str, str] = {}
-    for folder in ("crds", "priority-classes"):
-        for resource in yaml.safe_load_all(kustomized(K8S / folder)):
-            resource["metadata"]["labels"]["app.kubernetes.io/managed-by"] = "{{ .Release.Service }}"
-            if resource["kind"] == "CustomResourceDefinition":
-                resource["metadata"].setdefault("annotations", {})["helm.sh/resource-policy"] = "keep"
-            text = yaml.safe_dump(resource, sort_keys=False, width=120)
-            name = resource["metadata"]["name"].removesuffix(".sightline.dev")
-            made["priority-classes.yaml" if folder == "priority-classes" else f"{name}.yaml"] = (
-                made.get("priority-classes.yaml", "") + f"---\n{text}" if folder == "priority-classes" else text
-            )
+    for resource in [one for folder in ("crds", "priority-classes") for one in _loaded(kustomized(K8S / folder))]:
+        head, kind = resource["metadata"], resource["kind"]
+        head["labels"]["app.kubernetes.io/managed-by"] = "{{ .Release.Service }}"
+        if kind == "CustomResourceDefinition":
+            head.setdefault("annotations", {})["helm.sh/resource-policy"] = "keep"
+        name = "priority-classes" if kind == "PriorityClass" else head["name"].removesuffix(".sightline.dev")
+        text = yaml.safe_dump(resource, sort_keys=False, width=120)
+        made[f"{name}.yaml"] = f"{made.get(f'{name}.yaml', '')}---\n{text}"
     return made
 
 
@@ -385,13 +261,11 @@ def condition(path: str, present: Collection[Rendering], within: Collection[Rend
     if set(present) == set(within):
         return ""
     for count in (1, 2):
-        for names in combinations(CONDITIONS, count):
-            for signs in product((True, False), repeat=count):
-                literals = dict(zip(names, signs, strict=True))
-                if {one for one in within if all((name in one) is sign for name, sign in literals.items())} == {
-                    *present
-                }:
-                    return _expression(literals)
+        for names, signs in product(combinations(CONDITIONS, count), product((True, False), repeat=count)):
+            literals = dict(zip(names, signs, strict=True))
+            chosen = {one for one in within if all((name in one) is sign for name, sign in literals.items())}
+            if chosen == set(present):
+                return _expression(literals)
     raise Ambiguous(f"{path}: only in {[sorted(one) for one in present]}")
 
 

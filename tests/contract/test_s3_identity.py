@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import uuid
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from minio.credentials.providers import AssumeRoleProvider
+from pydantic import ValidationError
 
 from services.infra import s3_identity
 from services.infra.s3 import S3Blobs, s3_client
@@ -132,6 +135,20 @@ def test_an_unreachable_issuer_and_a_missing_token_are_told_apart(
     token.unlink()
     with pytest.raises(Unavailable, match=f"error in reading file {token}"):
         WorkloadIdentity(settings).retrieve()
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"s3_workload_identity": True, "s3_access_key": "key"}, "unset SIGHTLINE_S3_ACCESS_KEY"),
+        ({"s3_workload_identity": True, "s3_secret_key_file": "/etc/key"}, "unset SIGHTLINE_S3_ACCESS_KEY"),
+        ({"s3_sts_endpoint": "https://sts"}, "needs SIGHTLINE_S3_WORKLOAD_IDENTITY=true"),
+        ({"s3_workload_identity": True, "s3_sts_endpoint": "sts:9000"}, "that is not `https://host`"),
+    ],
+)
+def test_settings_that_contradict_one_another_are_refused(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(said)):
+        Settings.model_validate(fields)
 
 
 def test_without_an_identity_the_nodes_credentials_are_not_used_instead(issuer: Issuer) -> None:
