@@ -138,9 +138,10 @@ test-images: setup ## Build the container images for real and run them; needs ro
 	@$(BIN)/python -m pytest tests/images
 
 .PHONY: manifests
-manifests: $(BIN)/python ## Copy the alert rules and the dashboard to where kustomize finds them, and write the custom resource definitions
+manifests: $(BIN)/python ## Copy the alert rules and the dashboard to where kustomize finds them, and write custom resource definitions and Helm charts
 	@$(BIN)/python tools/manifests.py
 	@$(BIN)/python tools/crds.py
+	@$(BIN)/python -m tools.chart
 
 .PHONY: proto-lock
 proto-lock: setup ## Add new parts of the protos to the lock; refuses changes that break callers

@@ -1,7 +1,8 @@
-"""Set the images of deploy/k8s to digests: `python -m tools.pin_images deploy/k8s < DIGESTS`.
+"""Set the images of manifests and charts to digests: `python -m tools.pin_images deploy/k8s < DIGESTS`.
 
 DIGESTS has a line per image: its name in the manifests, and what to run instead, such as
-`sightline-dataset ghcr.io/acme/sightline-dataset@sha256:...`. Every image of every kustomization must be there.
+`sightline-dataset ghcr.io/acme/sightline-dataset@sha256:...`. Every image of every kustomization and every values.yaml
+below the folder must be there.
 With `--list` it prints the images that have a tag instead, as `NAME REPOSITORY:TAG`. The release does both.
 """
 
@@ -16,13 +17,16 @@ LINE = re.compile(r"(\S+)\s+(\S+)@(sha256:[0-9a-f]{64})")
 # An entry of a kustomization's `images`, as our files write it or as this script does.
 ENTRY = re.compile(r"^(  - name: (\S+)\n)((?:    (?:newName|newTag|digest): \S+\n)+)", re.MULTILINE)
 
+# An image of a chart's values.yaml, as ours is written.
+VALUE = re.compile(r"""^(  \w+: )\{registry: "", repository: (\S+), tag: (\S+), digest: ""\}$""", re.MULTILINE)
+
 
 class Unpinned(Exception):
     """An image without a digest, or a line that is none; says which."""
 
 
 def main() -> int:
-    """Rewrite the kustomizations; return 1, with nothing written, if an image has no digest."""
+    """Rewrite the files; return 1, with nothing written, if an image has no digest."""
     if sys.argv[2:] == ["--list"]:
         print("\n".join(f"{name} {name}:{tag}" for name, tag in sorted(tagged(Path(sys.argv[1])).items())))
         return 0
@@ -57,7 +61,7 @@ def tagged(folder: Path) -> dict[str, str]:
 
 
 def pinned(folder: Path, images: Mapping[str, tuple[str, str]]) -> dict[Path, str]:
-    """Each kustomization below the folder that has images, with their digests; Unpinned that names all missing ones."""
+    """Each file below the folder that has images, with their digests; Unpinned that names all missing ones."""
     missing: set[str] = set()
 
     def entry(match: re.Match[str]) -> str:
@@ -67,7 +71,17 @@ def pinned(folder: Path, images: Mapping[str, tuple[str, str]]) -> dict[Path, st
         repository, digest = images[match[2]]
         return f"{match[1]}    newName: {repository}\n    digest: {digest}\n"
 
+    def value(match: re.Match[str]) -> str:
+        if match[2] not in images:
+            missing.add(match[2])
+            return match[0]
+        repository, digest = images[match[2]]
+        first, slash, rest = repository.partition("/")
+        registry, rest = (first, rest) if slash and re.search(r"[.:]", first) else ("", repository)
+        return f'{match[1]}{{registry: "{registry}", repository: {rest}, tag: {match[3]}, digest: "{digest}"}}'
+
     made = {path: ENTRY.sub(entry, path.read_text()) for path in sorted(folder.rglob("kustomization.yaml"))}
+    made |= {path: VALUE.sub(value, path.read_text()) for path in sorted(folder.rglob("values.yaml"))}
     if missing:
         raise Unpinned(f"no digest of: {', '.join(sorted(missing))}")
     return {path: text for path, text in made.items() if text != path.read_text()}

@@ -23,6 +23,9 @@ STATED = {
     "deploy/k8s/base/kustomization.yaml": r"- name: sightline-[\w-]+\n +newTag: (\S+)",
     "deploy/k8s/components/operator/kustomization.yaml": r"- name: sightline-[\w-]+\n +newTag: (\S+)",
     "deploy/k8s/components/predictor-torch/kustomization.yaml": r"- name: sightline-[\w-]+\n +newTag: (\S+)",
+    "deploy/helm/sightline/Chart.yaml": r"^(?:version|appVersion): (\S+)",
+    "deploy/helm/sightline/values.yaml": r"repository: sightline-[\w-]+, tag: ([^,]+)",
+    "deploy/helm/sightline-cluster/Chart.yaml": r"^(?:version|appVersion): (\S+)",
     "docs/operations.md": r"sightline-\$\w+:([\w.]+)",
 }
 

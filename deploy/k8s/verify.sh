@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
-# Proves an overlay on a cluster: applies it, registers, trains and predicts, kills a pod of each kind while it trains,
+# Proves an overlay or a Helm release on a cluster: applies it, registers, trains and predicts, kills a pod of each kind while it trains,
 # drains a node if asked, reads the alerts, and prints a table. Exits with 1 if anything failed.
 set -uo pipefail
 
 usage() {
   cat <<'TEXT'
-usage: deploy/k8s/verify.sh --overlay DIR --coco FILE --image FILE [options]
+usage: deploy/k8s/verify.sh --overlay DIR | --chart DIR --coco FILE --image FILE [options]
 
   --overlay DIR      the kustomization to apply, such as deploy/k8s/overlays/local
+  --chart DIR        or the chart to install as the release `sightline`, such as deploy/helm/sightline, which is then also
+                     upgraded and rolled back
+  --values FILE      the chart's values
   --coco FILE        a COCO file of some 50 images or more, whose images lie beside it
   --image FILE       an image to predict
   --kind KIND        of the annotations: classification (default) or detection
@@ -21,12 +24,12 @@ usage: deploy/k8s/verify.sh --overlay DIR --coco FILE --image FILE [options]
   --no-kill          kill no pods
   --keep             leave the dataset and the models that it makes
 
-It needs kubectl, curl, python3 and sightline, and the namespace with its secrets (docs/operations.md). For an overlay with
-tls, set SIGHTLINE_CA and SIGHTLINE_TOKEN, of a caller with the role trainer. It kills pods: use a cluster that may fail.
+It needs kubectl, curl, python3 and sightline, helm with --chart, and the namespace with its secrets (docs/operations.md). If
+the services have TLS, set SIGHTLINE_CA and SIGHTLINE_TOKEN, of a caller with the role trainer. It kills pods: use a cluster that may fail.
 TEXT
 }
 
-overlay="" coco="" image="" kind=classification namespace=sightline context="" budget=3m drain="" alerts="" timeout=10m
+overlay="" chart="" values="" coco="" image="" kind=classification namespace=sightline context="" budget=3m drain="" alerts="" timeout=10m
 apply=yes kills=yes keep=""
 run="verify-$(date +%s)"
 log=$(mktemp)
@@ -42,7 +45,7 @@ parse() {
       --no-kill) kills="" ;;
       --keep) keep=yes ;;
       --help) usage && exit 0 ;;
-      --overlay | --coco | --image | --kind | --namespace | --context | --budget | --drain | --alerts | --timeout)
+      --overlay | --chart | --values | --coco | --image | --kind | --namespace | --context | --budget | --drain | --alerts | --timeout)
         [ $# -ge 2 ] || { echo "$1 needs a value" >&2 && exit 2; }
         printf -v "${1#--}" '%s' "$2"
         shift
@@ -52,13 +55,28 @@ parse() {
     shift
   done
   local name
-  for name in overlay coco image; do
+  [ -z "$overlay" ] || [ -z "$chart" ] || { echo "--overlay and --chart exclude each other; see --help" >&2 && exit 2; }
+  for name in "${chart:+chart}" coco image; do
+    name=${name:-overlay}
     [ -n "${!name}" ] || { echo "--$name is missing; see --help" >&2 && exit 2; }
     [ -e "${!name}" ] || { echo "--$name: ${!name} does not exist" >&2 && exit 2; }
   done
 }
 
 k() { kubectl ${context:+--context "$context"} --namespace "$namespace" "$@"; }
+
+h() { helm ${context:+--kube-context "$context"} --namespace "$namespace" "$@"; }
+
+release() { h upgrade --install sightline "$chart" ${values:+--values "$values"} "$@"; }
+
+# The manifests, and how the cluster gets them.
+made() {
+  if [ -n "$chart" ]; then h template sightline "$chart" ${values:+--values "$values"}; else kubectl kustomize "$overlay"; fi
+}
+
+sent() {
+  if [ -n "$chart" ]; then release "$@"; else k apply "$@" -k "$overlay"; fi
+}
 
 # step NAME [required] FUNCTION ARGUMENTS: runs it and notes how it ended; its last line is the detail.
 step() {
@@ -86,7 +104,7 @@ skip() { echo "$1" && return 77; }
 
 tools() {
   local missing=() name version
-  for name in kubectl curl python3 sightline; do
+  for name in kubectl curl python3 sightline ${chart:+helm}; do
     command -v "$name" >/dev/null || missing+=("$name")
   done
   [ ${#missing[@]} -eq 0 ] || { echo "not installed: ${missing[*]}" && return 1; }
@@ -98,22 +116,33 @@ tools() {
 
 # What the head of each manifest says that the cluster must have.
 needs() {
-  local made secret missing=() named
-  made=$(kubectl kustomize "$overlay") || return 1
+  local manifests secret missing=() named
+  manifests=$(made) || { tail -n 1 <<<"$manifests" && return 1; }
   k get namespace "$namespace" >/dev/null || { echo "create the namespace $namespace" && return 1; }
-  mapfile -t named < <(sed -n 's/.*secretName: //p' <<<"$made" | sort -u)
+  mapfile -t named < <(sed -n '/^kind: Certificate$/,/^---$/d; s/.*secretName: //p' <<<"$manifests" | sort -u)
   for secret in "${named[@]}"; do
     k get secret "$secret" >/dev/null || missing+=("$secret")
   done
   [ ${#missing[@]} -eq 0 ] || { echo "create the secrets: ${missing[*]}" && return 1; }
   k get storageclass --output name | grep -q . || { echo "there is no storage class for the volumes" && return 1; }
-  k apply --dry-run=server -k "$overlay" >/dev/null || { echo "the cluster refuses a manifest, or lacks its operator" && return 1; }
+  sent --dry-run=server >/dev/null || { echo "the cluster refuses a manifest, or lacks its operator" && return 1; }
   echo "namespace, secrets, storage class; the cluster accepts every manifest"
 }
 
 applied() {
   [ -n "$apply" ] || { skip "--no-apply"; return; }
-  k apply -k "$overlay" && rolled_out
+  sent && rolled_out
+}
+
+# A release of other settings, and back: each time every pod is replaced, and the services answer afterwards.
+upgraded() {
+  [ -n "$chart" ] && [ -n "$apply" ] || { skip "no --chart to upgrade"; return; }
+  release --set settings.SIGHTLINE_LOG_LEVEL=DEBUG && rolled_out
+}
+
+rolled_back() {
+  [ -n "$chart" ] && [ -n "$apply" ] || { skip "no --chart to roll back"; return; }
+  h rollback sightline && rolled_out
 }
 
 workloads() { k get deployment,statefulset --selector app.kubernetes.io/part-of=sightline --output name; }
@@ -256,6 +285,8 @@ main() {
   step tools required tools
   step needs required needs
   step apply required applied
+  step upgrade upgraded
+  step rollback rolled_back
   step doctor doctor
   if [ -z "$failed" ]; then
     forward dataset 50051

@@ -19,7 +19,7 @@ from urllib3.response import BaseHTTPResponse
 from services.infra import s3_digests
 from services.infra.files import write_whole
 from services.infra.s3_connections import PATIENT_SECONDS, PAUSES, Wait, brief, connections, current, patient, waiting
-from services.infra.s3_keys import KeyFiles
+from services.infra.s3_keys import ChangingKeys
 from services.infra.threads import BATCH, Threads
 from services.kit.blobs import BlobInfo, check_key, check_range
 from services.kit.errors import BlobDamaged, BlobNotFound, StoreRefused, Unavailable
@@ -34,11 +34,11 @@ READ_ATTEMPTS = 5
 _MISSING = {"NoSuchKey", "NoSuchObject"}
 _BUSY = {"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "TooManyRequests", "NoSuchBucket"}
 _GARBLED = {"BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch"}  # what arrived is not what was sent
-KEYS = {"InvalidAccessKeyId", "SignatureDoesNotMatch"}
+KEYS = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
 OWNED = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}
 
 
-def s3_client(settings: Settings, keys: KeyFiles | None = None, retries: int = len(PAUSES)) -> Minio:
+def s3_client(settings: Settings, keys: ChangingKeys | None = None, retries: int = len(PAUSES)) -> Minio:
     """The settings' server, over `connections`. `keys`, if given, are used instead of the two fixed keys."""
     http_client = connections(settings, retries)
     return Minio(
@@ -74,7 +74,7 @@ class S3Blobs:
         client: Minio,
         bucket: str = "sightline",
         threads: Threads | None = None,
-        keys: KeyFiles | None = None,
+        keys: ChangingKeys | None = None,
         answer_seconds: float = PATIENT_SECONDS,
     ) -> None:
         self._client = client
@@ -156,8 +156,8 @@ class S3Blobs:
 
     def _await_others(self, used: Credentials | None, refused: "_KeysRefused") -> None:
         if not (self._keys and used and self._keys.replaced(used)):
-            files = "see SIGHTLINE_S3_ACCESS_KEY_FILE and SIGHTLINE_S3_SECRET_KEY_FILE"
-            problem = f"it refuses the keys ({refused}); {files}"
+            where = self._keys.settings if self._keys else ""
+            problem = f"it refuses the keys ({refused}); see {where}"
             raise Unavailable(what=f"the store's bucket {self._bucket}", problem=problem) from refused
         current().progress()
 

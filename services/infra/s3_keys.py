@@ -1,6 +1,7 @@
-"""The keys for requests to S3, read from files and reloaded when those change."""
+"""The keys for requests to S3, which may change at any time: here those in files, reloaded when they change."""
 
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 from minio.credentials.credentials import Credentials
@@ -17,11 +18,23 @@ LOOK_SECONDS = 0.05
 _log = Log(__name__)
 
 
-class KeyFiles(Provider):
+class ChangingKeys(Provider, ABC):
+    """Keys that somebody replaces while they are in use."""
+
+    settings: str  # that say where they are from
+
+    @abstractmethod
+    def replaced(self, used: Credentials) -> bool:
+        """Whether there are others than those used, which the store has refused."""
+
+
+class KeyFiles(ChangingKeys):
     """Signs each request with the files' current keys; if a file is empty or gone, with the last pair.
 
     Before an old key is withdrawn, every process must have the new files: requests signed with it are then refused.
     """
+
+    settings = "SIGHTLINE_S3_ACCESS_KEY_FILE and SIGHTLINE_S3_SECRET_KEY_FILE"
 
     def __init__(self, access: Path | str, secret: Path | str) -> None:
         """Each is a file or a fixed key. StoreRefused if a file cannot be used."""
@@ -30,8 +43,7 @@ class KeyFiles(Provider):
             files = [given for given in self._given if isinstance(given, Path)]
             self._watched = ReloadingFiles(files, self._pair, lambda error: _log.error("s3_keys_unusable", error))
         except (OSError, ValueError) as error:
-            names = "SIGHTLINE_S3_ACCESS_KEY_FILE and SIGHTLINE_S3_SECRET_KEY_FILE"
-            raise StoreRefused(what="every request", code=f"{error}; see {names}") from None
+            raise StoreRefused(what="every request", code=f"{error}; see {self.settings}") from None
 
     @classmethod
     def of(cls, settings: Settings) -> "KeyFiles | None":

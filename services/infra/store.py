@@ -3,7 +3,7 @@
 from services.infra.files import FolderBlobs
 from services.infra.s3 import S3Blobs, s3_client
 from services.infra.s3_connections import PATIENT_SECONDS
-from services.infra.s3_keys import KeyFiles
+from services.infra.s3_identity import changing_keys
 from services.kit.errors import Unavailable
 from services.kit.metered import MeteredBlobs
 from services.kit.settings import Settings
@@ -22,7 +22,7 @@ async def open_blobs(settings: Settings, telemetry: Telemetry, answer_seconds: f
         problem = "there is none: set SIGHTLINE_STORE_DIRECTORY, or SIGHTLINE_S3_ENDPOINT and its keys"
         raise Unavailable(what="The store", problem=problem)
     else:
-        keys = KeyFiles.of(settings)
+        keys = changing_keys(settings)
         blobs = S3Blobs(s3_client(settings, keys), settings.bucket, keys=keys, answer_seconds=answer_seconds)
     await blobs.ensure_bucket()
     return MeteredBlobs(blobs, telemetry)

@@ -22,7 +22,7 @@ from urllib3.exceptions import HTTPError
 
 from services.infra.s3 import OWNED, fixed_keys, s3_client
 from services.infra.s3_connections import connections
-from services.infra.s3_keys import KeyFiles
+from services.infra.s3_identity import changing_keys
 from services.infra.store_iam import IamUsers
 from services.infra.store_policies import PROCESSES, bucket_policy, policy, text
 from services.kit.errors import StoreRefused
@@ -66,7 +66,7 @@ def main() -> int:
 
 def make_bucket(settings: Settings) -> None:
     """Makes the settings' bucket, unless it is there."""
-    client = s3_client(settings, KeyFiles.of(settings))
+    client = s3_client(settings, changing_keys(settings))
     if client.bucket_exists(settings.bucket):
         _tell(f"the bucket {settings.bucket} is there")
         return
@@ -118,12 +118,12 @@ def set_policy(settings: StoreOwner, principal: str, folder: Path) -> None:
     keys = _keys(settings, folder) if "{key}" in principal else {}
     names = {process: principal.format(process, key=keys.get(process, ("",))[0]) for process in PROCESSES}
     made = bucket_policy(settings.bucket, names, *settings.opened)
-    s3_client(settings, KeyFiles.of(settings)).set_bucket_policy(settings.bucket, text(made))
+    s3_client(settings, changing_keys(settings)).set_bucket_policy(settings.bucket, text(made))
     _tell(f"the bucket {settings.bucket} has a policy for {len(PROCESSES)} users")
 
 
 def _owner(settings: StoreOwner) -> Provider:
-    return KeyFiles.of(settings) or fixed_keys(settings)
+    return changing_keys(settings) or fixed_keys(settings)
 
 
 def _keys(settings: StoreOwner, folder: Path) -> dict[str, tuple[str, str]]:

@@ -48,6 +48,8 @@ class Settings(BaseSettings):
     s3_secret_key: SecretStr = SecretStr("")
     s3_access_key_file: Path | None = None  # read again when it changes
     s3_secret_key_file: Path | None = None
+    s3_workload_identity: bool = False  # no keys: the credentials that the platform gives this process, for hours
+    s3_sts_endpoint: str = ""  # with it: the url of an STS other than AWS's
     s3_secure: bool = True
     s3_region: str = "us-east-1"
     bucket: str = "sightline"
@@ -147,6 +149,13 @@ class Settings(BaseSettings):
             raise ValueError(f"it {fault}; expected host:port, or host; SIGHTLINE_S3_SECURE says whether https is used")
         return value
 
+    @field_validator("s3_sts_endpoint")
+    @classmethod
+    def _of_sts(cls, value: str) -> str:
+        if value and not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", value):
+            raise ValueError("that is not `https://host`, `https://host:port` or one of these with a path")
+        return value
+
     @field_validator("open_prefixes")
     @classmethod
     def _of_prefixes(cls, value: str) -> str:
@@ -196,6 +205,14 @@ class Settings(BaseSettings):
             ),
             (_lone(self.nats_certificate, self.nats_key), "set both SIGHTLINE_NATS_CERTIFICATE and _KEY, or neither"),
             (
+                self.s3_workload_identity and any(self._s3_keys),
+                "SIGHTLINE_S3_WORKLOAD_IDENTITY: unset SIGHTLINE_S3_ACCESS_KEY, _SECRET_KEY and their _FILE",
+            ),
+            (
+                bool(self.s3_sts_endpoint) and not self.s3_workload_identity,
+                "SIGHTLINE_S3_STS_ENDPOINT needs SIGHTLINE_S3_WORKLOAD_IDENTITY=true",
+            ),
+            (
                 bool(self.tls_client_ca and not self.tls_certificate),
                 "SIGHTLINE_TLS_CLIENT_CA needs SIGHTLINE_TLS_CERTIFICATE and _KEY",
             ),
@@ -209,6 +226,11 @@ class Settings(BaseSettings):
                 "SIGHTLINE_AUTH_JWKS: an http:// url can be forged; use https://",
             ),
         ]
+
+    @property
+    def _s3_keys(self) -> tuple[object, ...]:
+        keys = self.s3_access_key.get_secret_value(), self.s3_secret_key.get_secret_value()
+        return *keys, self.s3_access_key_file, self.s3_secret_key_file
 
     @property
     def has_auth(self) -> bool:

@@ -43,7 +43,8 @@ def test_an_overlay_is_secured_or_explicitly_insecure(overlay: str) -> None:
 @rendering
 def test_nats_flushes_every_write_and_replicates_each_stream_to_all_servers(name: str) -> None:
     (nats,) = [one for one in of_kind(name, "StatefulSet") if one["metadata"]["name"] == "nats"]
-    (config,) = [one["data"]["nats.conf"] for one in of_kind(name, "ConfigMap") if "nats.conf" in one["data"]]
+    (files,) = [one["data"] for one in of_kind(name, "ConfigMap") if "nats.conf" in one["data"]]
+    config = "".join(files.values())
     version = template(nats)["spec"]["containers"][0]["image"].partition(":")[2]
     assert [int(part) for part in version.split("-")[0].split(".")[:2]] >= [2, 10]
     assert "sync_interval: always" in config

@@ -48,7 +48,8 @@ def test_there_is_a_definition_of_every_kind_that_the_operator_serves() -> None:
     for kind, found in DEFINED.items():
         assert found["metadata"]["name"] == f"{KINDS[kind].plural}.{GROUP}"
         assert [one["name"] for one in found["spec"]["versions"]] == [VERSION]
-        kubernetes_validate.validate(found, KUBERNETES, strict=True)
+        for version in KUBERNETES:
+            kubernetes_validate.validate(found, version, strict=True)
 
 
 def test_the_definitions_match_the_protos() -> None:

@@ -84,7 +84,7 @@ def test_the_certificates_cover_every_name_of_the_servers(secrets: Path) -> None
         "sightline-tls": {values["SIGHTLINE_DATASET_ADDRESS"], values["SIGHTLINE_TRAINER_ADDRESS"], "predictor:50053"},
         "nats-tls": {url.removeprefix("nats://") for url in values["SIGHTLINE_NATS_URL"].split(",")},
     }
-    (config,) = [one["data"]["nats.conf"] for one in of_kind("tls", "ConfigMap") if "nats.conf" in one["data"]]
+    (config,) = [one["data"]["cluster.conf"] for one in of_kind("tls", "ConfigMap") if "nats.conf" in one["data"]]
     called["nats-tls"] |= (routes := set(re.findall(r"nats://([\w.-]+:\d+)", config)))
     assert routes
     for name, addresses in called.items():

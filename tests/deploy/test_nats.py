@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import shutil
 import subprocess
 import urllib.request
@@ -33,7 +34,8 @@ from tests.support.servers import ACK_WAIT, stop
 
 SERVERS = 3
 PASSWORD = "p1e5"  # as the documented command makes them
-PLACES = {"plain": K8S / "base" / "nats.conf", "tls": K8S / "components" / "tls" / "nats.conf"}
+CONFIGURATION = ("nats.conf", "tls.conf", "users.conf", "cluster.conf")
+PLACES = {"plain": K8S / "base" / "tls.conf", "tls": K8S / "components" / "tls" / "tls.conf"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +55,10 @@ def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Cluster
     if request.param == "tls":
         certificate, key = authority.pair().write(tmp_path / "tls", "tls")
         access = replace(access, ca=authority.write(tmp_path / "tls"), certificate=certificate, key=key)
-    shutil.copy(K8S / "base" / "users.conf", tmp_path)
     ports = free_ports(3 * SERVERS)
     with ExitStack() as stack:
         for number in range(SERVERS):
-            config = tmp_path / f"nats-{number}.conf"
-            config.write_text(_localised(PLACES[request.param].read_text(), number, ports, tmp_path))
+            config = _localised(PLACES[request.param], number, ports, tmp_path)
             log = stack.enter_context((tmp_path / f"nats-{number}.log").open("wb"))
             environment = os.environ | passwords() | {"POD_NAME": f"nats-{number}"}
             command = [find(), "--config", str(config)]
@@ -74,18 +74,21 @@ def passwords() -> dict[str, str]:
     return {password_variable(user): PASSWORD for user in (*USERS, ADMIN)}
 
 
-def _localised(config: str, number: int, ports: list[int], folder: Path) -> str:
-    """One server's configuration for this machine: names become ports."""
+def _localised(tls: Path, number: int, ports: list[int], folder: Path) -> Path:
+    """One server's configuration for this machine, where names are ports."""
+    made = shutil.copytree(K8S / "base", folder / f"nats-{number}", ignore=lambda _, names: {*names} - {*CONFIGURATION})
+    shutil.copy(tls, made)
     clients, routes, monitors = (ports[i * SERVERS : (i + 1) * SERVERS] for i in range(3))
-    for other in range(SERVERS):
-        config = config.replace(f"nats-{other}.nats:6222", f"127.0.0.1:{routes[other]}")
-    for old, own in (("0.0.0.0:4222", clients), ("0.0.0.0:6222", routes), ("0.0.0.0:8222", monitors)):
-        assert old in config
-        config = config.replace(old, f"127.0.0.1:{own[number]}")
-    config = config.replace("/data", str(folder / f"data-{number}")).replace(
-        "/tmp/nats.pid", str(folder / f"pid-{number}")
-    )
-    return config.replace("/etc/nats-tls", str(folder / "tls"))
+    words = {f"nats-{other}.nats:6222": f"127.0.0.1:{routes[other]}" for other in range(SERVERS)}
+    listening = (("0.0.0.0:4222", clients), ("0.0.0.0:6222", routes), ("0.0.0.0:8222", monitors))
+    words |= {old: f"127.0.0.1:{own[number]}" for old, own in listening}
+    words |= {"/data": str(folder / f"data-{number}"), "/tmp/nats.pid": str(folder / f"pid-{number}")}
+    words |= {"/etc/nats-tls": str(folder / "tls")}
+    texts = {path: path.read_text() for path in made.iterdir()}
+    assert all(any(old in text for text in texts.values()) for old, _ in listening)
+    for path, text in texts.items():
+        path.write_text(re.sub("|".join(map(re.escape, words)), lambda found: words[found[0]], text))
+    return made / "nats.conf"
 
 
 async def test_three_servers_form_a_cluster_and_keep_three_copies_of_each_stream(cluster: Cluster) -> None:

@@ -12,6 +12,7 @@ from tests.support.manifests import (
     APIS,
     CLUSTER_WIDE,
     GATEWAY,
+    IDENTITY,
     NAMES,
     NAMESPACE,
     OPERATOR,
@@ -45,7 +46,7 @@ def test_every_container_is_confined_limited_and_probed(name: str) -> None:
         assert context["readOnlyRootFilesystem"] is True, what
         assert context["capabilities"] == {"drop": ["ALL"]}, what
         assert pod_context["runAsNonRoot"] is True, what
-        assert pod_context["runAsUser"] >= 10000, what
+        assert name == "openshift" or pod_context["runAsUser"] >= 10000, what
         assert pod_context["seccompProfile"] == {"type": "RuntimeDefault"}, what
         assert pod["automountServiceAccountToken"] is (container["name"] == OPERATOR), what
         if container.get("restartPolicy") != "Always" and container["name"] not in JOB:  # these have no callers
@@ -54,7 +55,8 @@ def test_every_container_is_confined_limited_and_probed(name: str) -> None:
             assert {"cpu", "memory", "ephemeral-storage"} <= container["resources"][bound].keys(), what
         assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys(), what
         for volume in pod["volumes"]:
-            assert volume.keys() - {"name"} <= {"configMap", "emptyDir", "secret"}, f"{what}: not `restricted`"
+            allowed = {"name", "configMap", "emptyDir", "projected", "secret"}
+            assert volume.keys() <= allowed, f"{what}: not `restricted`"
             assert not ("emptyDir" in volume and "sizeLimit" not in volume["emptyDir"]), what
 
 
@@ -186,7 +188,8 @@ def test_every_resource_has_the_recommended_labels_and_the_namespace(name: str) 
     for resource in resources(name):
         assert resource["metadata"]["labels"]["app.kubernetes.io/part-of"] == "sightline", title(resource)
         if resource["kind"] not in CLUSTER_WIDE:
-            assert resource["metadata"]["namespace"] == NAMESPACE, title(resource)
+            served = {"blue", "green"} if resource["kind"] == "RoleBinding" and name == "chart everything" else set()
+            assert resource["metadata"]["namespace"] in {NAMESPACE, *served}, title(resource)
         else:
             assert "namespace" not in resource["metadata"], title(resource)
     for workload in workloads(name):
@@ -222,7 +225,7 @@ def test_secrets_are_files_except_for_the_stores_address_and_what_other_servers_
         if "secretKeyRef" in variable.get("valueFrom", {})
     }
     assert {one for one in found if one[0] not in {"object-store", *JOB}} == {
-        *((one, "endpoint") for one in WITH_STORE),
+        *((one, "endpoint") for one in WITH_STORE if name not in IDENTITY),
         *(("nats", user) for user in (*USERS, ADMIN)),
     }
 
@@ -234,13 +237,13 @@ def test_a_pod_has_its_own_user_of_nats_and_of_the_store_and_no_others_secrets(n
     volumes = {
         one["secret"]["secretName"]: one["secret"] for one in template(workload)["spec"]["volumes"] if "secret" in one
     }
-    mounted = {
-        secret: [item["key"] for item in volumes[secret]["items"]] for secret in ("sightline-nats", "sightline-s3")
-    }
-    assert mounted == {
-        "sightline-nats": [pod_name],
-        "sightline-s3": [f"{pod_name}-access-key", f"{pod_name}-secret-key"],
-    }
+    wanted = {"sightline-nats": [pod_name], "sightline-s3": [f"{pod_name}-access-key", f"{pod_name}-secret-key"]}
+    if name in IDENTITY:
+        del wanted["sightline-s3"]
+        assert template(workload)["spec"]["serviceAccountName"] == f"sightline-{pod_name}"
+    mounted = {secret: [item["key"] for item in volumes[secret]["items"]] for secret in wanted}
+    assert mounted == wanted
+    assert ("sightline-s3" in volumes) == (name not in IDENTITY)
     assert environment(name, pod_name)["SIGHTLINE_NATS_USER"] == pod_name
     assert pod_name in USERS
 
@@ -263,7 +266,8 @@ def test_only_trainer_workers_have_the_key_that_signs_and_whoever_loads_models_h
 @rendering
 def test_nats_has_the_users_of_a_local_suite(name: str) -> None:
     (config,) = [one["data"] for one in of_kind(name, "ConfigMap") if "nats.conf" in one["data"]]
-    assert 'include "users.conf"' in config["nats.conf"]
+    included = {one for text in config.values() for one in re.findall(r'include "(.*)"', text)}
+    assert included == config.keys() - {"nats.conf"}
     variables = {user: f"${password_variable(user)}" for user in (*USERS, ADMIN)}
     assert config["users.conf"].endswith(authorization(variables)), "run `make manifests`"
     (nats,) = [one for _, _, one in containers(name) if one["name"] == "nats"]
@@ -278,6 +282,7 @@ def test_nats_has_the_users_of_a_local_suite(name: str) -> None:
 def test_every_variable_is_a_setting_with_a_valid_value(
     name: str, pod_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    keyless = name in IDENTITY or pod_name not in WITH_STORE
     values = environment(name, pod_name) | {"SIGHTLINE_S3_ENDPOINT": "store:443"}
     secret = tmp_path / "secret"
     secret.write_text("secret")
@@ -285,15 +290,13 @@ def test_every_variable_is_a_setting_with_a_valid_value(
         if variable.startswith("SIGHTLINE_"):
             assert variable in SHARED, variable
             is_set_file = variable.endswith("_FILE") and value
-            monkeypatch.setenv(
-                variable, str(secret) if is_set_file else value or ("1" if pod_name in WITH_STORE else "")
-            )
+            monkeypatch.setenv(variable, str(secret) if is_set_file else value or ("" if keyless else "1"))
     (workload,) = [one for one in workloads(name) if one["metadata"]["name"] == pod_name]
     own = {one["name"] for one in template(workload)["spec"]["containers"][0]["env"]}
-    assert own <= variables(OURS[pod_name])
+    assert own - {"AWS_WEB_IDENTITY_TOKEN_FILE"} <= variables(OURS[pod_name])
     settings = OURS[pod_name]()
     assert settings.s3_endpoint == "store:443"
-    assert settings.s3_secret_key.get_secret_value() == ("secret" if pod_name in WITH_STORE else "")
+    assert settings.s3_secret_key.get_secret_value() == ("" if keyless else "secret")
 
 
 @rendering

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests.support.environments import distributions
-from tests.support.manifests import K8S, OVERLAYS, ROOT, render_text
+from tests.support.manifests import CHART, K8S, OVERLAYS, ROOT, chart_text, render_text
 from tools import audit, pin_images, sbom
 
 WORKFLOWS = ROOT / ".github" / "workflows"
@@ -45,6 +45,13 @@ def test_pinned_manifests_run_every_image_of_every_overlay_by_digest(tmp_path: P
         assert all(re.fullmatch(r"registry\.example/\S+@sha256:[0-9a-f]{64}", one) for one in images), images
     assert any("sightline-predictor-torch@" in one for one in images)
     assert pin_images.tagged(copy) == {}
+    chart = shutil.copytree(CHART, copy / "chart")
+    for path, text in pin_images.pinned(chart, pin_images.parsed(digests())).items():
+        path.write_text(text)
+    everything = {one: {"enabled": True} for one in ("objectStore", "operator", "autoscaling")}
+    images = re.findall(r"image: (\S+)", chart_text(everything, chart=chart))
+    assert len(images) == 11
+    assert all(re.fullmatch(r"registry\.example/\S+@sha256:[0-9a-f]{64}", one) for one in images), images
     assert pin_images.pinned(copy, pin_images.parsed(digests())) == {}, "again changes nothing"
 
 
@@ -199,4 +206,7 @@ def test_a_release_is_audited_and_its_images_are_signed_and_attested_by_digest()
     assert attested["subject-digest"] == "${{ steps.build.outputs.digest }}"
     (published,) = [step for step in release["steps"] if "attest-build-provenance" in step.get("uses", "")]
     assert published["with"]["subject-path"] == "release/*"
-    assert "tools.pin_images deploy/k8s < digests.txt" in "\n".join(step.get("run", "") for step in release["steps"])
+    text = "\n".join(step.get("run", "") for step in release["steps"])
+    assert all(f"tools.pin_images deploy/{one} < digests.txt" in text for one in ("k8s", "helm"))
+    assert text.index("tools.pin_images deploy/helm") < text.index("helm package") < text.index("helm push")
+    assert 'cosign sign --yes "$charts/$chart@${digest' in text

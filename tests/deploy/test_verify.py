@@ -38,6 +38,7 @@ esac
 exit 0
 """
 )
+HELM = HEAD + """[[ "$said" != template* ]] || printf 'kind: Deployment\\n  secretName: sightline-nats\\n'\n"""
 CURL = HEAD + 'cat "$FAKE/alerts"\n'
 
 
@@ -48,7 +49,7 @@ class Cluster:
         self._folder = folder
         self._bin = folder / "bin"
         self._bin.mkdir()
-        fakes = {"kubectl": KUBECTL, "curl": CURL, "sightline": HEAD, "sleep": HEAD}
+        fakes = {"helm": HELM, "kubectl": KUBECTL, "curl": CURL, "sightline": HEAD, "sleep": HEAD}
         for name, text in fakes.items():
             (self._bin / name).write_text(text)
             (self._bin / name).chmod(0o755)
@@ -74,14 +75,18 @@ class Cluster:
         ]
         (self._folder / "alerts").write_text(json.dumps({"data": {"alerts": firing}}))
 
-    def verify(self, *words: str) -> tuple[int, dict[str, tuple[str, str]]]:
+    def verify(self, *words: str, what: str = "--overlay") -> tuple[int, dict[str, tuple[str, str]]]:
         """The exit status, and outcome and detail of each step."""
-        files = ("--overlay", self._folder, "--coco", self._folder / "coco.json", "--image", self._folder / "image.png")
+        files = (what, self._folder, "--coco", self._folder / "coco.json", "--image", self._folder / "image.png")
         command = ["bash", str(SCRIPT), *map(str, files), *words]
         environment = os.environ | {"FAKE": str(self._folder), "PATH": f"{self._bin}:{os.environ['PATH']}"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
         rows = re.findall(r"^(\w+) +(ok|FAILED|skipped) +\d+  (.*)$", done.stdout, re.MULTILINE)
         return done.returncode, {name: (outcome, detail) for name, outcome, detail in rows}
+
+    @property
+    def folder(self) -> Path:
+        return self._folder
 
     @property
     def forwards(self) -> list[int]:
@@ -115,10 +120,32 @@ def test_shellcheck_finds_nothing() -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_a_chart_is_installed_upgraded_and_rolled_back(cluster: Cluster) -> None:
+    code, rows = cluster.verify("--values", "values.yaml", what="--chart")
+    assert code == 0, rows
+    assert rows["rollback"] == ("ok", "2 workloads are ready")
+    folder = cluster.folder
+    install = f"helm upgrade --install sightline {folder} --values values.yaml"
+    story = (
+        f"helm template sightline {folder} --values values.yaml",
+        "kubectl get secret sightline-nats",
+        f"{install} --dry-run=server",
+        f"{install} --set settings.SIGHTLINE_LOG_LEVEL=DEBUG",
+        "helm rollback sightline",
+        "sightline datasets create",
+    )
+    assert cluster.order(*story) == sorted(cluster.order(*story))
+    assert install in cluster.calls
+    cluster.fails("helm rollback")
+    assert cluster.verify(what="--chart")[1]["rollback"][0] == "FAILED"
+
+
 def test_a_cluster_that_does_all_passes_and_pods_are_killed_while_it_trains(cluster: Cluster) -> None:
     code, rows = cluster.verify("--alerts", "http://prometheus:9090/")
     assert code == 0, rows
-    assert {name for name, (outcome, _) in rows.items() if outcome == "ok"} == rows.keys() - {"drain"}
+    of_chart = {"upgrade", "rollback"}
+    assert {name for name, (outcome, _) in rows.items() if outcome == "ok"} == rows.keys() - {"drain", *of_chart}
+    assert {rows[one][0] for one in of_chart} == {"skipped"}
     assert rows["drain"] == ("skipped", "no --drain NODE")
     assert rows["kill"] == ("ok", "3 pods were killed, and replaced")
     assert rows["alerts"] == ("ok", "firing: none")
@@ -208,6 +235,8 @@ def test_options_leave_out_what_they_say(cluster: Cluster) -> None:
         "apply": "--no-apply",
         "kill": "--no-kill",
         "clear": "--keep",
+        "upgrade": "no --chart to upgrade",
+        "rollback": "no --chart to roll back",
         "drain": "no --drain NODE",
         "alerts": "no --alerts URL",
     }

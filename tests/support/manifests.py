@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import helm_python
 import yaml
 from pydantic import SecretStr
 
@@ -38,10 +39,17 @@ COMBINATIONS: dict[str, tuple[str, ...]] = {
     "gpu": ("gpu", "predictor-torch"),
     "kueue": ("autoscaling", "kueue"),
     "operator": ("operator",),
+    "nats-single": ("nats-single",),
+    "openshift": ("object-store", "openshift", "autoscaling"),
+    "certificates": ("tls", "certificates"),
+    "placed": ("gpu", "gpu-runtime-class", "priorities", "pull-secret"),
+    "identity": ("workload-identity", "autoscaling", "network-policies", "pod-identity"),
+    "web-identity": ("workload-identity", "web-identity"),
     "all": (
         "operator",
         "store-seaweedfs",
         "tls",
+        "certificates",
         "signing",
         "gpu-mig",
         "autoscaling",
@@ -52,6 +60,8 @@ COMBINATIONS: dict[str, tuple[str, ...]] = {
 }
 
 Resource = dict[str, Any]
+CHART = ROOT / "deploy" / "helm" / "sightline"
+IDENTITY = {"identity", "web-identity", "chart everything"}  # processes without keys of the store
 CLUSTER_WIDE = {"ResourceFlavor", "ClusterQueue"}
 APIS = {"dataset-api", "trainer-api", "predictor"}
 OPERATOR = "operator"  # only with its component, and the only one that uses the Kubernetes API
@@ -96,7 +106,9 @@ def render_text(folder: Path) -> str:
 
 @functools.cache
 def text_of(name: str) -> str:
-    """An overlay as YAML, or base with a combination of components."""
+    """An overlay as YAML, or base with a combination of components, or the chart with a file of values."""
+    if name.startswith("chart "):
+        return chart_text(chart_values(name))
     if name.startswith("overlay "):
         return render_text(K8S / "overlays" / name.removeprefix("overlay "))
     return combined_text(*COMBINATIONS[name])
@@ -110,6 +122,8 @@ def combined_text(*components: str, namespace: str = NAMESPACE) -> str:
 @functools.cache
 def text_in(name: str, namespace: str) -> str:
     """The same in another namespace, by an overlay such as an administrator would write."""
+    if name.startswith("chart "):
+        return chart_text(chart_values(name), namespace)
     if name.startswith("overlay "):
         return _overlay_text({}, f"../{name.removeprefix('overlay ')}", namespace)
     return combined_text(*COMBINATIONS[name], namespace=namespace)
@@ -125,13 +139,35 @@ def _overlay_text(parts: dict[str, list[str]], resource: str, namespace: str) ->
         return render_text(made)
 
 
-NAMES = [*(f"overlay {one}" for one in OVERLAYS), *COMBINATIONS]
+def chart_values(name: str) -> Resource:
+    """The values of `chart NAME`: those of its file in the chart or next to the tests; none for `default`."""
+    word = name.removeprefix("chart ")
+    own = CHART / f"values-{word}.yaml"
+    path = own if own.exists() else Path(__file__).parents[1] / "deploy" / f"values-{word}.yaml"
+    return {} if word == "default" else yaml.safe_load(path.read_text())
+
+
+@functools.cache
+def loaded(chart: Path = CHART) -> helm_python.Chart:
+    """The chart as Helm reads it."""
+    return helm_python.Chart.load(chart)
+
+
+def chart_text(values: Resource, namespace: str = NAMESPACE, chart: Path = CHART) -> str:
+    """The resources of the chart, rendered by Helm, in kubectl's form."""
+    made = loaded(chart).render(values, name="suite", namespace=namespace)
+    manifests = [text for name, text in sorted(made.items()) if name.endswith(".yaml")]
+    found = [one for text in manifests for one in yaml.load_all(text, yaml.CSafeLoader) if one]
+    return yaml.dump_all(found, Dumper=yaml.CSafeDumper)
+
+
+NAMES = [*(f"overlay {one}" for one in OVERLAYS), *COMBINATIONS, "chart default", "chart everything"]
 
 
 @functools.cache
 def resources(name: str) -> tuple[Resource, ...]:
     """Every resource of a rendering."""
-    return tuple(one for one in yaml.safe_load_all(text_of(name)) if one)
+    return tuple(one for one in yaml.load_all(text_of(name), yaml.CSafeLoader) if one)
 
 
 def of_kind(name: str, *kinds: str) -> list[Resource]:
