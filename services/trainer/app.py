@@ -5,7 +5,7 @@ from contextlib import suppress
 
 from msgspec.structs import replace
 
-from services.kit import codec
+from services.kit import codec, tracing
 from services.kit.blobs import Blobs, delete_prefix
 from services.kit.caller_fields import Changes, check_caller_fields
 from services.kit.clock import Clock
@@ -61,6 +61,7 @@ class Models:
         A dataset that is still VALIDATING is accepted; the coordinator checks it once it is READY.
         """
         check_caller_fields("model", model.display_name, model.custom_properties)
+        model = replace(model, traceparent=tracing.current().traceparent)
         created = await create_once(
             self._store.models,
             model.name,

@@ -125,6 +125,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     error: Failure | None = None
     start_time: datetime | None = None
     end_time: datetime | None = None
+    traceparent: str = ""  # of the call that asked for it
 
     @property
     def ended(self) -> bool:

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from msgspec.structs import replace
 
+from services.kit import tracing
 from services.kit.blobs import Blobs
 from services.kit.clock import Clock
 from services.kit.errors import (
@@ -87,7 +88,7 @@ class Estimates:
             name=name_for(model),
             model=model,
             fewest=min(images for _, images, _ in training.categories),
-            work=Work(create_time=now, allowance=ALLOWANCE),
+            work=Work(create_time=now, allowance=ALLOWANCE, traceparent=tracing.current().traceparent),
             update_time=now,
         )
         return with_recipes(draft)

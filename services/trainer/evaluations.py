@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import timedelta
 
-from services.kit import codec
+from services.kit import codec, tracing
 from services.kit.blobs import Blobs, delete_prefix
 from services.kit.caller_fields import check_caller_fields
 from services.kit.clock import Clock
@@ -124,7 +124,7 @@ class Evaluations:
             bundle_digest=served.bundle_digest,
             bundle_signature=served.bundle_signature,
             model_kind=model.model_kind,
-            work=Work(create_time=now, allowance=ALLOWANCE),
+            work=Work(create_time=now, allowance=ALLOWANCE, traceparent=tracing.current().traceparent),
             update_time=now,
             display_name=draft.display_name,
             request_id=draft.request_id,

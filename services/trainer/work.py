@@ -86,6 +86,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     ends: dict[AttemptResult, int] = {}  # attempts that ended, by result
     given_up: bool = False  # because every attempt died
     counted: Tally = NOTHING  # what the metrics have of it
+    traceparent: str = ""  # of the call that asked for it
 
     @property
     def ended(self) -> bool:

@@ -105,11 +105,13 @@ class Front:
 
 
 @asynccontextmanager
-async def front(answers: dict[str, Answer], **changes: Any) -> AsyncGenerator[Front]:
+async def front(
+    answers: dict[str, Answer], telemetry: MemoryTelemetry | None = None, **changes: Any
+) -> AsyncGenerator[Front]:
     """The gateway with these answers of the services, by rpc."""
     settings, seen = GatewaySettings(**changes), list[Seen]()
     gateway = Gateway(services_of(Stub(seen, answers)), settings, apis.served())
-    async with served(gateway, settings) as client:
+    async with served(gateway, settings, telemetry=telemetry) as client:
         yield Front(client, seen)
 
 
@@ -121,10 +123,16 @@ def services_of(stub: Stub) -> Services:
 
 @asynccontextmanager
 async def served(
-    application: Any, settings: GatewaySettings, guard: Guard | None = None, base: str = BASE
+    application: Any,
+    settings: GatewaySettings,
+    guard: Guard | None = None,
+    base: str = BASE,
+    telemetry: MemoryTelemetry | None = None,
 ) -> AsyncGenerator[httpx2.AsyncClient]:
     """A client of the application, with what surrounds it in a gateway."""
-    calls = HttpCalls("gateway", application, application, MemoryTelemetry(), Limits.of(settings, {}), guard)
+    calls = HttpCalls(
+        "gateway", application, application, telemetry or MemoryTelemetry(), Limits.of(settings, {}), guard
+    )
     transport = httpx2.ASGITransport(app=cast("Any", calls))
     async with httpx2.AsyncClient(transport=transport, base_url=base) as client:
         yield client
