@@ -1,4 +1,4 @@
-"""The dashboard's panels: what runs, what waits, what it costs, what fails, how fast it responds."""
+"""The dashboard's panels: what runs, what callers may expect, what waits, what it costs, what fails, how fast it responds."""
 
 from __future__ import annotations
 
@@ -65,6 +65,21 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Versions",
             "More than one line for a process: a rollout is in progress, or stuck.",
             (Query(total("sightline_build_info", "service, version"), "{{service}} {{version}}"),),
+        ),
+    ),
+    "What callers may expect": (
+        Panel(
+            "Error budget left",
+            "Of the errors and slow calls that the objectives allow in 30 days. Below 0: an objective is missed.",
+            (Query(suite("sightline:slo_budget_left:30d", "class, objective"), "{{class}} {{objective}}"),),
+            "percentunit",
+            12,
+        ),
+        Panel(
+            "Burn rate",
+            "How many times too fast an error budget is used up, over an hour; at 14.4 it is gone after two days.",
+            (Query(suite("sightline:slo_burn:1h", "class, objective"), "{{class}} {{objective}}"),),
+            width=12,
         ),
     ),
     "What waits": (
