@@ -199,6 +199,17 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             (Query(f"{suite('sightline_project_compute_seconds', 'project')} / 3600 * $price", "{{project}}"),),
         ),
         Panel(
+            "Compute and cost of callers",
+            "Charged within 30 days for trainings and evaluations: in time on the reference device, and at that price.",
+            (
+                Query(within("sightline_caller_compute_seconds_total", "30d", "caller"), "{{caller}}, seconds"),
+                Query(
+                    f"{within('sightline_caller_compute_seconds_total', '30d', 'caller')} / 3600 * $price",
+                    "{{caller}}, cost",
+                ),
+            ),
+        ),
+        Panel(
             "Use of quotas",
             "Of each project's quota that has a limit; at 1 its calls are refused.",
             (Query(suite("sightline_project_quota_share", "project, quota"), "{{project}} {{quota}}"),),
