@@ -74,7 +74,7 @@ def variables(*settings: type[Settings]) -> set[str]:
     return {name for name, _ in fields} | {f"{name}_FILE" for name, field in fields if field.annotation is SecretStr}
 
 
-# The variables allowed in an environment that processes share: settings, addresses for the doctor, a collector of traces.
+# The variables allowed in a shared environment: settings, addresses for the doctor, and a collector of traces.
 SHARED = variables(*OURS.values()) | {*VARIABLES.values(), *COLLECTORS}
 
 
