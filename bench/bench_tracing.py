@@ -5,6 +5,7 @@ A small network and image, so that the calls show what surrounds them. Each roun
 """
 
 import argparse
+import os
 import statistics
 import tempfile
 import time
@@ -52,7 +53,8 @@ def main() -> None:
         modes["on"] = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collecting(stack)}"}
         modes["unreachable"] = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{nobody}"}
         predictors = {
-            mode: stack.enter_context(running(folder / "store", **settings)) for mode, settings in modes.items()
+            mode: stack.enter_context(running(folder / "store", Path(os.devnull), **settings))
+            for mode, settings in modes.items()
         }
         image = photo(64, 64)
         for predictor in predictors.values():

@@ -19,6 +19,9 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
+from services.gateway import apis
+from services.gateway.asgi import Gateway
+from services.gateway.settings import GatewaySettings
 from services.infra.channel import open_channel
 from services.infra.jetstream import connect
 from services.infra.jetstream_queue import JetStreamQueue
@@ -39,7 +42,7 @@ from sightline.v1 import prediction_service_pb2 as pb
 from sightline.v1.dataset_service_pb2 import GetDatasetRequest
 from sightline.v1.dataset_service_pb2_grpc import DatasetServiceStub
 from tests.support.collector import Collecting, collecting
-from tests.support.gateway import front
+from tests.support.gateway import Seen, Stub, served, services_of
 from tests.support.logs import events
 from tests.support.runtime import bare_channel, serving
 from tests.support.servers import NatsServer, free_port
@@ -211,12 +214,14 @@ async def test_a_single_prediction_shows_its_steps_and_a_stream_of_images_only_t
 
 async def test_the_gateway_continues_a_trace_into_its_calls():
     telemetry, found = MemoryTelemetry(), dataset_pb2.Dataset(name="datasets/a")
-    async with front({"GetDataset": lambda _: found}, telemetry) as gateway:
-        await gateway("GET", "/computervision/datasets/a?api-version=2023-04-01-preview", headers=dict(CALLER.headers))
+    settings, seen = GatewaySettings(), list[Seen]()
+    gateway = Gateway(services_of(Stub(seen, {"GetDataset": lambda _: found})), settings, apis.served())
+    async with served(gateway, settings, telemetry=telemetry) as client:
+        await client.get("/computervision/datasets/a?api-version=2023-04-01-preview", headers=dict(CALLER.headers))
     (span,) = telemetry.spans
     assert (span.name, span.parent) == ("GET /computervision/datasets/{name}", CALLER)
     assert span.attributes["http.response.status_code"] == 200
-    assert gateway.seen[0].metadata[tracing.TRACEPARENT] == span.context.traceparent
+    assert seen[0].metadata[tracing.TRACEPARENT] == span.context.traceparent
 
 
 def test_without_a_collector_nothing_of_opentelemetry_is_loaded():

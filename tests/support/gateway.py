@@ -105,13 +105,11 @@ class Front:
 
 
 @asynccontextmanager
-async def front(
-    answers: dict[str, Answer], telemetry: MemoryTelemetry | None = None, **changes: Any
-) -> AsyncGenerator[Front]:
+async def front(answers: dict[str, Answer], **changes: Any) -> AsyncGenerator[Front]:
     """The gateway with these answers of the services, by rpc."""
     settings, seen = GatewaySettings(**changes), list[Seen]()
     gateway = Gateway(services_of(Stub(seen, answers)), settings, apis.served())
-    async with served(gateway, settings, telemetry=telemetry) as client:
+    async with served(gateway, settings) as client:
         yield Front(client, seen)
 
 
