@@ -53,11 +53,11 @@ def test_one_trace_leads_from_create_model_to_the_workers_trial_and_its_child(st
     assert (created.service, created.kind) == ("trainer-api", "SERVER")
     assert created.attributes["rpc.system.name"] == "grpc"
     assert created.attributes["rpc.response.status_code"] == "OK"
-    trial = collector.wait_for("trial", story)[0]
-    assert trial.service == "trainer-worker"
-    assert trial.attributes["sightline.resource"] == "models/traced/trials/t000"
+    first = "models/traced/trials/t000"
+    trial = collector.wait_until(lambda one: one.attributes.get("sightline.resource") == first)
+    assert (trial.service, trial.name, trial.trace_id) == ("trainer-worker", "trial", story)
     assert trial.attributes["sightline.attempt.result"] == "succeeded"
-    assert above(collector, trial) == ["process jobs.trainer", "send jobs.trainer", created.name]
+    assert above(collector, trial, 3) == ["process jobs.trainer", "send jobs.trainer", created.name]
     phases = [one for one in collector.spans if one.parent_id == trial.span_id and one.name.startswith("child ")]
     assert {"child preparing", "child bundle"} <= {one.name for one in phases}
     assert sum(one.seconds for one in phases) <= trial.seconds
@@ -65,9 +65,9 @@ def test_one_trace_leads_from_create_model_to_the_workers_trial_and_its_child(st
 
 def test_one_trace_leads_from_create_dataset_to_each_of_its_jobs(story: str, collected: Collecting):
     collector = collected.collector
-    (checked,) = collector.wait_for("process jobs.ingest-chunk", story)
+    checked = collector.wait_for("process jobs.ingest-chunk", story)[0]
     assert (checked.service, checked.kind) == ("dataset-worker", "CONSUMER")
-    assert above(collector, checked) == [
+    assert above(collector, checked, 4) == [
         "send jobs.ingest-chunk",
         "process jobs.ingest-dataset",
         "send jobs.ingest-dataset",
@@ -105,10 +105,10 @@ def test_spans_hold_neither_secrets_nor_images(story: str, collected: Collecting
     assert max(len(str(value)) for span in collected.collector.spans for value in span.attributes.values()) < 200
 
 
-def above(collector: Collector, span: Collected) -> list[str]:
-    """The names of the spans above, within the suite."""
+def above(collector: Collector, span: Collected, levels: int) -> list[str]:
+    """The names of so many spans above, each of which ends, and arrives, after those below."""
     names: list[str] = []
-    while found := next((one for one in collector.spans if one.span_id == span.parent_id), None):
-        names.append(found.name)
-        span = found
+    for _ in range(levels):
+        span = collector.wait_until(lambda one, wanted=span.parent_id: one.span_id == wanted)
+        names.append(span.name)
     return names

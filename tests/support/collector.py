@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -51,6 +51,14 @@ class Collector(rpc.TraceServiceServicer):
     def named(self, name: str, trace_id: str = "") -> list[Collected]:
         """The spans of that name, in one trace or in all."""
         return [span for span in self.spans if span.name == name and trace_id in ("", span.trace_id)]
+
+    def wait_until(self, wanted: Callable[[Collected], bool]) -> Collected:
+        """The first span that is wanted, once it is there."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not (found := [span for span in list(self.spans) if wanted(span)]):
+            assert time.monotonic() < deadline, "the span did not come"
+            time.sleep(0.05)
+        return found[0]
 
     def wait_for(self, name: str, trace_id: str = "", count: int = 1) -> list[Collected]:
         """The same, once there are so many."""
