@@ -1,6 +1,6 @@
 """Write a software bill of materials of each image (CycloneDX 1.6) into a folder: `python -m tools.sbom FOLDER`.
 
-It lists the Python packages that the image's extra installs, with the versions and hashes of constraints.txt, by the
+It lists the Python packages that the image's extras install, with the versions and hashes of constraints.txt, by the
 metadata of the running environment, which must have those versions. What the base image has, its own says.
 """
 
@@ -19,15 +19,15 @@ from typing import Any, cast
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
-# The extra of `sightline-services` in each target of deploy/Dockerfile.
+# The extras of `sightline-services` in each target of deploy/Dockerfile.
 IMAGES = {
-    "dataset": "",
-    "trainer-api": "",
-    "gateway": "",
-    "operator": "operator",
-    "predictor": "serve",
-    "predictor-torch": "torch",
-    "trainer-worker": "torch",
+    "dataset": ("tracing",),
+    "trainer-api": ("tracing",),
+    "gateway": ("tracing",),
+    "operator": ("operator", "tracing"),
+    "predictor": ("serve", "tracing"),
+    "predictor-torch": ("torch", "tracing"),
+    "trainer-worker": ("torch", "tracing"),
 }
 OURS = ("sightline", "sightline-services")
 _PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)[^\n]*\n((?: +--hash=sha256:[0-9a-f]{64}(?: \\)?\n)*)", re.MULTILINE)
@@ -46,9 +46,9 @@ def main() -> int:
     folder.mkdir(parents=True, exist_ok=True)
     pins = locked((ROOT / "constraints.txt").read_text())
     try:
-        for image, extra in IMAGES.items():
+        for image, extras in IMAGES.items():
             path = folder / f"{image}.cdx.json"
-            path.write_text(json.dumps(bill(image, installed(extra), pins), indent=1) + "\n")
+            path.write_text(json.dumps(bill(image, installed(*extras), pins), indent=1) + "\n")
             print(path)
     except NotLocked as error:
         print(error)
@@ -69,10 +69,10 @@ def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def installed(extra: str) -> Graph:
-    """What `sightline-services[extra]` needs on this platform, and what each of these needs."""
+def installed(*extras: str) -> Graph:
+    """What `sightline-services[extras]` needs on this platform, and what each of these needs."""
     graph: Graph = {}
-    waiting = [("sightline-services", extra)]
+    waiting = [("sightline-services", extra) for extra in ("", *extras)]
     seen = set[tuple[str, str]]()
     while waiting:
         name, wanted = waiting.pop()

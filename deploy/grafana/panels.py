@@ -1,32 +1,12 @@
-"""The dashboard's panels: what runs, what waits, what it costs, what fails, how fast it responds."""
+"""The dashboard's panels: what runs, what callers may expect, what waits and why, its cost, what fails, how fast."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from deploy.grafana.cluster import GPUS, NATS, WHY_IT_WAITS
+from deploy.grafana.panel import Limit, Panel, Query
 from deploy.grafana.promql import chosen, grouped, mean, quantile, rate, suite, total, within
 
 OURS = 'job=~"dataset-.*|trainer-.*|predictor.*|gateway"'
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """One or more lines of a panel; `legend` may name labels as `{{label}}`."""
-
-    expr: str
-    legend: str
-
-
-@dataclass(frozen=True, slots=True)
-class Panel:
-    """A graph, or with `number` the current value."""
-
-    title: str
-    description: str
-    queries: tuple[Query, ...]
-    unit: str = "short"
-    width: int = 8
-    number: bool = False
 
 
 ROWS: dict[str, tuple[Panel, ...]] = {
@@ -67,6 +47,25 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             (Query(total("sightline_build_info", "service, version"), "{{service}} {{version}}"),),
         ),
     ),
+    "What callers may expect": (
+        Panel(
+            "Error budget left",
+            "Of the errors and slow calls that the objectives allow in 30 days. Below 0: an objective is missed.",
+            (Query(suite("sightline:slo_budget_left:30d", "class, objective"), "{{class}} {{objective}}"),),
+            "percentunit",
+            12,
+            limits=(Limit(0, "orange"), Limit(0.25, "green")),
+            lowest="red",
+            can_be_negative=True,
+        ),
+        Panel(
+            "Burn rate",
+            "How many times too fast an error budget is used up, over an hour; at 14.4 it is gone after two days.",
+            (Query(suite("sightline:slo_burn:1h", "class, objective"), "{{class}} {{objective}}"),),
+            width=12,
+            limits=(Limit(1, "orange"), Limit(14.4, "red")),
+        ),
+    ),
     "What waits": (
         Panel(
             "Work without a worker",
@@ -81,6 +80,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                 Query(suite("sightline_dataset_stalled_seconds"), "dataset without progress"),
             ),
             "s",
+            limits=(Limit(300, "orange"), Limit(3600, "red")),
         ),
         Panel(
             "Queue",
@@ -107,6 +107,9 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             (Query(total("sightline_predictor_queue_images", "instance"), "{{instance}}"),),
         ),
     ),
+    "Why it waits": WHY_IT_WAITS,
+    "GPUs": GPUS,
+    "NATS": NATS,
     "Batch predictions and exports": (
         Panel(
             "Batch predictions",
@@ -174,6 +177,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "s",
             4,
             number=True,
+            limits=(Limit(0.001, "red"),),
         ),
         Panel(
             "Charged today",
@@ -182,6 +186,35 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "s",
             4,
             number=True,
+        ),
+        Panel(
+            "Compute of projects",
+            "What each was charged this calendar month, in time on the reference device.",
+            (Query(suite("sightline_project_compute_seconds", "project"), "{{project}}"),),
+            "s",
+        ),
+        Panel(
+            "Cost of projects",
+            "The same at the price of an hour on the reference device, which you set above.",
+            (Query(f"{suite('sightline_project_compute_seconds', 'project')} / 3600 * $price", "{{project}}"),),
+        ),
+        Panel(
+            "Compute and cost of callers",
+            "Charged within 30 days for trainings and evaluations: in time on the reference device, and at that price.",
+            (
+                Query(within("sightline_caller_compute_seconds_total", "30d", "caller"), "{{caller}}, seconds"),
+                Query(
+                    f"{within('sightline_caller_compute_seconds_total', '30d', 'caller')} / 3600 * $price",
+                    "{{caller}}, cost",
+                ),
+            ),
+        ),
+        Panel(
+            "Use of quotas",
+            "Of each project's quota that has a limit; at 1 its calls are refused.",
+            (Query(suite("sightline_project_quota_share", "project, quota"), "{{project}} {{quota}}"),),
+            "percentunit",
+            limits=(Limit(0.8, "orange"), Limit(1, "red")),
         ),
         Panel(
             "Memory",
@@ -278,9 +311,11 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                 Query(
                     quantile(0.95, "grpc_server_handling_seconds", "", 'grpc_method="AnalyzeImage"'),
                     "1 in 20",
+                    exemplars=True,
                 ),
             ),
             "s",
+            limits=(Limit(1, "orange"), Limit(2, "red")),
         ),
         Panel(
             "Where a prediction spends its time",

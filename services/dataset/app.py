@@ -14,6 +14,7 @@ from services.dataset.quotas import Quotas
 from services.dataset.samples import Samples, read_samples
 from services.dataset.settings import DatasetSettings
 from services.dataset.upload_records import UploadRecords
+from services.kit import tracing
 from services.kit.blobs import Blobs
 from services.kit.caller_fields import Changes, check_caller_fields, check_request_id
 from services.kit.callers import acting_project
@@ -153,6 +154,7 @@ class Datasets:
             display_name=new.display_name,
             custom_properties=new.custom_properties,
             request_id=new.request_id,
+            traceparent=tracing.current().traceparent,
         )
 
     async def _check_uris(self, uris: Sequence[str], *, validate_only: bool) -> None:

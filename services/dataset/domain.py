@@ -201,6 +201,7 @@ class DatasetRecord:
     version: int = 1
     version_time: datetime | None = None  # when the files of this version were registered; None for the first
     versions: tuple[Version, ...] = ()  # the earlier ones, each with its snapshot
+    traceparent: str = ""  # of the call that registered its files
 
     @property
     def prefix(self) -> str:
@@ -335,6 +336,7 @@ class DatasetRecord:
             version=kept[-1].number + 1 if kept else 1,
             version_time=now,
             versions=kept,
+            traceparent=draft.traceparent,
         )
 
     def deleting(self, now: datetime) -> "DatasetRecord":

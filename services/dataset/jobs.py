@@ -9,13 +9,14 @@ from services.kit.queue import Queue
 
 async def publish_advance(queue: Queue, record: DatasetRecord, dedup_id: str = "") -> None:
     """Announces that a dataset may have work due."""
-    await publish(queue, ADVANCE, Job(record.name, record.generation), dedup_id)
+    await publish(queue, ADVANCE, Job(record.name, record.generation), dedup_id, record.traceparent)
 
 
 async def publish_chunk(queue: Queue, record: DatasetRecord, number: int) -> None:
     """Announces one chunk of a dataset; again within two minutes, it has no effect."""
     plan = record.plan.prefix if record.plan else ""
-    await publish(queue, CHECK, Job(f"{record.name}/chunks/{number}", record.generation), f"{plan}:{number}")
+    job = Job(f"{record.name}/chunks/{number}", record.generation)
+    await publish(queue, CHECK, job, f"{plan}:{number}", record.traceparent)
 
 
 def parse_chunk(name: str) -> tuple[str, int]:

@@ -4,6 +4,8 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from services.kit import tracing
+
 if TYPE_CHECKING:
     from grpc.aio import StreamUnaryMultiCallable, UnaryStreamMultiCallable, UnaryUnaryMultiCallable
 
@@ -41,13 +43,18 @@ class Session:
     services: Services
     metadata: Metadata
 
+    @property
+    def _sent(self) -> Metadata:
+        """What goes with a call: also the request's trace, which says nothing about its caller."""
+        return (*self.metadata, *tracing.current().headers)
+
     async def call(self, method: "UnaryUnaryMultiCallable[Q, A]", request: Q, seconds: float | None = None) -> A:
         """The answer of an rpc, which has so much time; by default as much as any rpc of the client."""
-        return await method(request, metadata=self.metadata, timeout=seconds)
+        return await method(request, metadata=self._sent, timeout=seconds)
 
     async def stream(self, method: "UnaryStreamMultiCallable[Q, A]", request: Q) -> AsyncGenerator[A]:
         """The answers of an rpc that streams them; close it when done."""
-        call = method(request, metadata=self.metadata)
+        call = method(request, metadata=self._sent)
         try:
             async for answer in call:
                 yield answer
@@ -56,4 +63,4 @@ class Session:
 
     async def send(self, method: "StreamUnaryMultiCallable[Q, A]", requests: AsyncIterator[Q]) -> A:
         """The answer of an rpc that takes a stream."""
-        return await method(requests, metadata=self.metadata, timeout=UPLOAD_SECONDS)
+        return await method(requests, metadata=self._sent, timeout=UPLOAD_SECONDS)

@@ -14,7 +14,8 @@ from grpc import StatusCode
 
 from services.infra.admission import Place
 from services.infra.open_calls import OpenPlace
-from services.infra.server_metrics import Rpc
+from services.infra.server_metrics import FAULTS, Rpc
+from services.kit.tracing import NO_SPAN, Span
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -49,6 +50,14 @@ class Call:
     code: StatusCode = StatusCode.OK
     reason: str = ""
     lapse: Exception | None = None  # why its token is no longer valid
+    span: Span = NO_SPAN
+
+    def describe(self) -> None:
+        """Says in the call's span how it ended."""
+        self.span.set("rpc.response.status_code", self.code.name)
+        self.span.set("sightline.request_id", self.request_id)
+        if self.code in FAULTS:
+            self.span.fail(self.reason or self.code.name)
 
     def lapsed(self, refusal: Exception) -> None:
         """Ends the call with the refusal."""

@@ -1,4 +1,4 @@
-"""What surrounds every call of a server: request id, limits, errors as statuses, metrics and log line."""
+"""What surrounds every call of a server: request id, limits, errors as statuses, metrics, span and log line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, ExitStack, aclosing, asynccontextmanager, nullcontext
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -26,7 +26,7 @@ from services.infra.open_calls import OpenCalls
 from services.infra.repeats import repeatable
 from services.infra.requests import Requests
 from services.infra.server_metrics import Rpc, RpcKind
-from services.kit import callers, log
+from services.kit import callers, log, tracing
 from services.kit.errors import (
     Draining,
     Internal,
@@ -39,6 +39,7 @@ from services.kit.errors import (
 from services.kit.roles import OPEN
 from services.kit.status import status_of
 from services.kit.telemetry import Telemetry
+from services.kit.tracing import SpanKind
 
 REQUEST_ID = "x-request-id"
 DETAILS = "grpc-status-details-bin"
@@ -185,6 +186,11 @@ class Calls(grpc.aio.ServerInterceptor):
         if rpc.kind is not RpcKind.UNARY:
             call.until = asyncio.get_running_loop().time() + self._limits.stream_seconds
         log.request_id.set(call.request_id)
+        span = ExitStack()  # closed without the exceptions that tell gRPC of a failure
+        if not rpc.is_housekeeping:
+            attributes, sender = rpc.span_attributes, tracing.received(context.invocation_metadata() or ())
+            around = self._telemetry.span(attributes["rpc.method"], attributes, kind=SpanKind.SERVER, parent=sender)
+            call.span = span.enter_context(around)
         context.set_trailing_metadata(((REQUEST_ID, call.request_id),))
         self._telemetry.add(server_metrics.STARTED, 1, **rpc.labels)
         try:
@@ -207,6 +213,8 @@ class Calls(grpc.aio.ServerInterceptor):
         finally:
             self._forget(call)
             self._record(call)
+            call.describe()
+            span.close()
 
     def _watching_token(self, call: Call) -> AbstractAsyncContextManager[None]:
         """Ends a stream once its caller would no longer be admitted."""

@@ -1,4 +1,4 @@
-"""Calls to another service: its errors are raised as ours, and the request id is passed on."""
+"""Calls to another service: its errors are raised as ours, and the request id and the trace are passed on."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any, cast
 import grpc
 
 from services.infra import projects
-from services.kit import log
+from services.kit import log, tracing
 from services.kit.errors import Code, Failure, RemoteError, SightlineError, Unavailable
 from sightline.client.transport.channel import DEADLINE_SECONDS, describe, options_for
 from sightline.client.transport.connection import AUTHORIZATION, bearer
@@ -88,12 +88,15 @@ def _classes() -> dict[tuple[str, Code], type[SightlineError]]:
 
 
 def _completed(details: Any, token: str, timeout: float | None, project: str) -> grpc.aio.ClientCallDetails:
-    """The call's details with the current request id, our token, the project, and a deadline if it has none."""
+    """The call's details with the current request id and trace, our token, the project, and a deadline."""
     metadata = grpc.aio.Metadata(*(details.metadata or ()))
     if projects.PROJECT not in metadata:
         metadata.add(projects.PROJECT, project)
     if log.request_id.get() and REQUEST_ID not in metadata:
         metadata.add(REQUEST_ID, log.request_id.get())
+    if tracing.TRACEPARENT not in metadata:
+        for header in tracing.current().headers:
+            metadata.add(*header)
     if token and AUTHORIZATION not in metadata:
         metadata.add(*bearer(token))
     deadline = timeout if details.timeout is None else details.timeout

@@ -1,4 +1,4 @@
-"""What surrounds every request of an HTTP server: request id, limits, token, errors, metrics and log line."""
+"""What surrounds every request of an HTTP server: request id, limits, token, errors, metrics, span and log line."""
 
 import asyncio
 import re
@@ -13,9 +13,10 @@ from services.infra.admission import Admission, Place
 from services.infra.auth import Guard
 from services.infra.http_body import Body, Scope
 from services.infra.limits import Limits
-from services.kit import callers, log
+from services.kit import callers, log, tracing
 from services.kit.errors import Draining, Internal, RequestTimedOut, SightlineError
 from services.kit.telemetry import Telemetry
+from services.kit.tracing import Span, SpanKind
 
 REQUEST_ID = "x-request-id"
 HEALTH, READY = "/healthz", "/readyz"
@@ -100,7 +101,11 @@ class HttpCalls:
             return
         request = _Request(scope, _request_id(scope))
         log.request_id.set(request.request_id)
-        watched = _watched(request, send)
+        with self._telemetry.span(_method(scope), kind=SpanKind.SERVER, parent=_sender(scope)) as span:
+            await self._handle(request, receive, _watched(request, send))
+            self._describe(request, span)
+
+    async def _handle(self, request: _Request, receive: Receive, watched: Send) -> None:
         try:
             async with asyncio.timeout(self._limits.stream_seconds):
                 await self._answer(request, receive, watched)
@@ -108,7 +113,7 @@ class HttpCalls:
             known = self._understand(request, error)
             request.reason = known.reason
             if not request.status:
-                await self._manners.refuse(scope, receive, watched, known)
+                await self._manners.refuse(request.scope, receive, watched, known)
         finally:
             if request.place:
                 self._admission.leave(request.place)
@@ -139,11 +144,22 @@ class HttpCalls:
         _log.error("internal_error", error, error_id=error_id, path=request.scope["path"][:200])
         return Internal(error_id=error_id)
 
+    def _describe(self, request: _Request, span: Span) -> None:
+        """Says in the request's span what it was, without its path, and how it ended."""
+        method, route = _method(request.scope), _route(request.scope)
+        span.rename(f"{method} {route}")
+        span.set("http.request.method", method)
+        span.set("http.route", route)
+        span.set("http.response.status_code", request.status)
+        span.set("sightline.request_id", request.request_id)
+        if request.status >= 500:
+            span.fail(str(request.status))
+
     def _record(self, request: _Request) -> None:
         scope = request.scope
         state = scope.get("state", {})
-        method = scope["method"] if scope["method"] in METHODS else "other"
-        route = {"route": str(state.get("route", UNKNOWN)), "method": method}
+        method = _method(scope)
+        route = {"route": _route(scope), "method": method}
         seconds = time.perf_counter() - request.started
         self._telemetry.add(http_metrics.REQUESTS, 1, **route, status=str(request.status))
         self._telemetry.observe(http_metrics.SECONDS, seconds, **route)
@@ -180,6 +196,18 @@ def _watched(request: _Request, send: Send) -> Send:
         await send(message)
 
     return watched
+
+
+def _method(scope: Scope) -> str:
+    return scope["method"] if scope["method"] in METHODS else "other"
+
+
+def _route(scope: Scope) -> str:
+    return str(scope.get("state", {}).get("route", UNKNOWN))
+
+
+def _sender(scope: Scope) -> tracing.TraceContext:
+    return tracing.received((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
 
 
 def _request_id(scope: Scope) -> str:

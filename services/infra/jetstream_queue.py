@@ -5,7 +5,7 @@ import json
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import nats.errors
 import nats.js.errors
@@ -14,9 +14,11 @@ from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, Header, RetentionPolicy, StorageType, StreamConfig
 
 from services.infra.jetstream import ANSWER_SECONDS, PAUSE_SECONDS, REQUEST_SECONDS, ask, ensure_stream, is_back
+from services.kit import tracing
 from services.kit.errors import Unavailable
 from services.kit.log import Log
 from services.kit.queue import DUPLICATE_WINDOW, check_kind
+from services.kit.tracing import TraceContext
 
 STREAM = "SIGHTLINE_JOBS"
 PULL_SECONDS = 5.0  # the longest wait of one request, so that a deleted stream is noticed
@@ -42,6 +44,14 @@ class JetStreamDelivery:
     @property
     def deliveries(self) -> int:
         return self.message.metadata.num_delivered
+
+    @property
+    def trace(self) -> TraceContext:
+        return tracing.received((self.message.headers or {}).items())
+
+    @property
+    def age(self) -> timedelta:
+        return max(datetime.now(UTC) - self.message.metadata.timestamp, timedelta(0))
 
     async def ack(self) -> None:
         try:
@@ -99,12 +109,14 @@ class JetStreamQueue:
 
     async def publish(self, kind: str, body: bytes, dedup_id: str = "") -> None:
         subject = self._subject(kind)
-        headers = {Header.MSG_ID.value: f"{kind}/{dedup_id}"} if dedup_id else None
+        headers = dict(tracing.current().headers)
+        if dedup_id:
+            headers[Header.MSG_ID.value] = f"{kind}/{dedup_id}"
         try:
             await ask(
                 self._connection,
                 "the queue",
-                lambda: self._js.publish(subject, body, headers=headers),
+                lambda: self._js.publish(subject, body, headers=headers or None),
                 self.ensure_stream,
                 self._answer_seconds,
             )

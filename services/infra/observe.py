@@ -1,11 +1,12 @@
-"""What operators see: JSON log lines on stderr, Prometheus metrics, and liveness."""
+"""What operators see: JSON log lines on stderr, Prometheus metrics, traces, and liveness."""
 
 import logging
+import os
 import platform
 import sys
 import warnings
-from collections.abc import Callable, Generator, Iterable
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -15,14 +16,16 @@ from prometheus_client import start_http_server as start_metrics_server
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from services.infra.liveness import Pulse
-from services.kit import log
+from services.kit import log, tracing
 from services.kit.settings import Settings
 from services.kit.telemetry import Metric, MetricKind
+from services.kit.tracing import NO_ATTRIBUTES, Attributes, NoTracer, Span, SpanKind, TraceContext, Tracer
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 LIVE = "/live"
+COLLECTORS = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"  # either turns tracing on
 BUILD_INFO = Metric(
     "sightline_build_info",
     MetricKind.GAUGE,
@@ -86,7 +89,12 @@ def _unfold(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict
     if fields is None:
         fields = {"logger": record.name, "message": event["event"]}
         event["event"] = "library_message"
-    ids = {"request_id": log.request_id.get(), "caller": log.caller.get(), "resource": log.resource.get()}
+    ids = {
+        "request_id": log.request_id.get(),
+        "caller": log.caller.get(),
+        "resource": log.resource.get(),
+        "trace_id": tracing.current().trace_id,
+    }
     event.update({name: value for name, value in ids.items() if value})
     for name, value in fields.items():
         event[f"{name}_" if name in event or name == "service" else name] = value
@@ -110,9 +118,13 @@ def _traceback(exc_info: Any) -> str:
 
 
 class PrometheusTelemetry:
-    """The telemetry port over its own registry; wrong use is logged, never raised."""
+    """The telemetry port over its own registry; wrong use is logged, never raised.
 
-    def __init__(self, service: str) -> None:
+    What a histogram observes in a recorded trace becomes an exemplar, which leads from a slow bucket to that trace.
+    """
+
+    def __init__(self, service: str, tracer: Tracer | None = None) -> None:
+        self._tracer = tracer or NoTracer()
         disable_created_metrics()
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
@@ -126,13 +138,37 @@ class PrometheusTelemetry:
         self._call("set", metric, value, labels)
 
     def observe(self, metric: Metric, value: float, **labels: str) -> None:
-        self._call("observe", metric, value, labels)
+        context = tracing.current()
+        exemplar = {"trace_id": context.trace_id, "span_id": context.span_id} if context.is_sampled else None
+        self._call("observe", metric, value, labels, exemplar)
 
-    def _call(self, verb: str, metric: Metric, value: float, labels: dict[str, str]) -> None:
+    def span(
+        self,
+        name: str,
+        attributes: Attributes = NO_ATTRIBUTES,
+        *,
+        kind: SpanKind = SpanKind.INTERNAL,
+        parent: TraceContext | None = None,
+        links: Sequence[TraceContext] = (),
+    ) -> AbstractContextManager[Span]:
+        return self._tracer.span(name, attributes, kind=kind, parent=parent, links=links)
+
+    def add_span(
+        self,
+        name: str,
+        seconds: float,
+        attributes: Attributes = NO_ATTRIBUTES,
+        *,
+        ago: float = 0.0,
+        parent: TraceContext | None = None,
+    ) -> None:
+        self._tracer.add_span(name, seconds, attributes, ago=ago, parent=parent)
+
+    def _call(self, verb: str, metric: Metric, value: float, labels: dict[str, str], *more: object) -> None:
         try:
             metric.check(labels)
             known = self._metrics.get(metric) or self._declare(metric)
-            getattr(known.labels(**labels) if metric.labels else known, verb)(value)
+            getattr(known.labels(**labels) if metric.labels else known, verb)(value, *more)
         except (ValueError, AttributeError, TypeError) as error:
             _log.error("metric_misused", error, metric=metric.name, verb=verb, labels=labels)
 
@@ -203,14 +239,32 @@ def measured(service: str, settings: Settings, metrics: Iterable[Metric] = ()) -
     """The telemetry of a process, exported at the metrics port for the block, if the settings have one.
 
     Within the block the running event loop is watched: see `Pulse`. This is the process's only registry: its children
-    report over their pipes. `metrics` are exported from the start.
+    report over their pipes. `metrics` are exported from the start. Spans go where the environment says, if anywhere.
     """
-    telemetry = PrometheusTelemetry(service)
-    telemetry.declare(metrics)
-    with closing(Pulse(settings.loop_stuck_seconds)) as pulse:
+    with traced(service, os.environ) as tracer, closing(Pulse(settings.loop_stuck_seconds)) as pulse:
+        telemetry = PrometheusTelemetry(service, tracer)
+        telemetry.declare(metrics)
         if not settings.metrics_port:
             yield telemetry
             return
         registry, host, port = telemetry.registry, settings.host, settings.metrics_port
         with closing(serve_metrics(registry, host, port, lambda: pulse.is_late)):
             yield telemetry
+
+
+@contextmanager
+def traced(service: str, environment: Mapping[str, str]) -> Generator[Tracer]:
+    """Traces to the collector that the environment names; without one, loads nothing and traces nothing.
+
+    SystemExit if OpenTelemetry's packages are missing, or its protocol is unknown.
+    """
+    if not any(environment.get(name) for name in COLLECTORS) or environment.get("OTEL_TRACES_EXPORTER") == "none":
+        yield NoTracer()
+        return
+    try:
+        from services.infra.otlp import OtlpTracer  # noqa: PLC0415 - nothing of it is loaded without tracing
+    except ModuleNotFoundError as error:
+        missing = f"{COLLECTORS[1]} is set, but {error.name} is not installed"
+        raise SystemExit(f"{missing}: pip install 'sightline-services[tracing]', or unset it") from error
+    with closing(OtlpTracer(service, environment)) as tracer:
+        yield tracer

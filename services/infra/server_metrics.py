@@ -78,6 +78,18 @@ _KINDS = {
 }
 
 
+FAULTS = frozenset(
+    {
+        StatusCode.UNKNOWN,
+        StatusCode.DEADLINE_EXCEEDED,
+        StatusCode.UNIMPLEMENTED,
+        StatusCode.INTERNAL,
+        StatusCode.UNAVAILABLE,
+        StatusCode.DATA_LOSS,
+    }
+)  # the server's, not the caller's, by OpenTelemetry's conventions
+
+
 def code_name(code: StatusCode) -> str:
     """The code as Go writes it: `OK`, `NotFound`, `Canceled`."""
     if code is StatusCode.OK:
@@ -103,6 +115,11 @@ class Rpc:
     def labels(self) -> dict[str, str]:
         """For the metrics."""
         return {"grpc_type": self.kind, "grpc_service": self.service, "grpc_method": self.method}
+
+    @property
+    def span_attributes(self) -> dict[str, str]:
+        """For its span."""
+        return {"rpc.system.name": "grpc", "rpc.method": f"{self.service}/{self.method}"}
 
     @property
     def is_housekeeping(self) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -9,8 +10,9 @@ from enum import StrEnum
 from services.kit.clock import Clock
 from services.kit.errors import Conflict, SightlineError
 from services.kit.log import Log
-from services.kit.queue import MAX_DELIVERIES, Delivery, Queue, is_poison
+from services.kit.queue import MAX_DELIVERIES, Delivery, Queue, is_poison, span_of
 from services.kit.telemetry import Metric, MetricKind, Telemetry
+from services.kit.tracing import Span, SpanKind
 
 
 class Settled(StrEnum):
@@ -48,6 +50,8 @@ DEAD_LETTERS = Metric(
 _FETCH_WAIT = timedelta(seconds=2)  # also how long an idle worker takes to stop
 _FIRST_DELAY_SECONDS = 5.0
 _LONGEST_DELAY_SECONDS = 300.0
+
+_FAILURES = frozenset({Settled.RETRIED, Settled.FAILED, Settled.POISONED, Settled.UNSETTLED})
 
 Handler = Callable[[bytes], Awaitable[None]]
 
@@ -94,6 +98,9 @@ async def consume(
     Released or is cancelled by the stop, and after a delay when it raises anything else. A job that failed
     MAX_DELIVERIES times goes to `poison`; but an outage is not the job's fault, so after a retryable error its count
     starts over.
+
+    Each delivery is a span in the trace that the job carries; a repeated one is also linked to the job's publication,
+    from which it may be days away.
     """
     worker = _Worker(queue, job, clock, telemetry, stop, grace)
     async with asyncio.TaskGroup() as group:
@@ -113,8 +120,22 @@ class _Worker:
     async def run(self) -> None:
         while not self.stop.is_set():
             if delivery := await self.queue.fetch(self.job.kind, _FETCH_WAIT):
-                result = await self._settle(delivery)
-                self.telemetry.add(JOBS, 1, kind=self.job.kind, result=result)
+                with self._span(delivery) as span:
+                    result = await self._settle(delivery)
+                    self.telemetry.add(JOBS, 1, kind=self.job.kind, result=result)
+                    span.set("sightline.job.result", result)
+                    if result in _FAILURES:
+                        span.fail(result)
+
+    def _span(self, delivery: Delivery) -> AbstractContextManager[Span]:
+        name, attributes = span_of("process", delivery.kind)
+        attributes = {**attributes, "sightline.job.delivery": delivery.deliveries}
+        origin, links = delivery.trace, ()
+        if delivery.deliveries > 1:
+            links = (origin,) if origin else ()
+        elif origin:
+            self.telemetry.add_span("queue wait", delivery.age.total_seconds(), attributes, parent=origin)
+        return self.telemetry.span(name, attributes, kind=SpanKind.CONSUMER, parent=origin, links=links)
 
     async def _settle(self, delivery: Delivery) -> Settled:
         """Handles the delivery and settles it; never raises."""

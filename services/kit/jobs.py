@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from services.kit import codec
+from services.kit import codec, tracing
 from services.kit.consume import Handler
 from services.kit.errors import InvalidName, Unavailable
 from services.kit.log import Log
@@ -22,18 +22,22 @@ class Job:
     uid: str = ""  # which resource of the name is meant, for jobs that clean up after it
 
 
-async def publish(queue: Queue, kind: str, job: Job, dedup_id: str = "") -> None:
-    """Announces work; Unavailable."""
-    await queue.publish(kind, codec.encode(job), dedup_id)
+async def publish(queue: Queue, kind: str, job: Job, dedup_id: str = "", traceparent: str = "") -> None:
+    """Announces work; Unavailable.
+
+    `traceparent` is of the call that asked for it, from its record, for whoever announces it later than that.
+    """
+    with tracing.within(tracing.current() or tracing.TraceContext(traceparent)):
+        await queue.publish(kind, codec.encode(job), dedup_id)
 
 
-async def announce(queue: Queue, kind: str, job: Job, dedup_id: str = "") -> bool:
+async def announce(queue: Queue, kind: str, job: Job, dedup_id: str = "", traceparent: str = "") -> bool:
     """Announces work that is already on record, so an outage is no failure: a reconciler announces it again.
 
     Returns whether the queue has the job.
     """
     try:
-        await publish(queue, kind, job, dedup_id)
+        await publish(queue, kind, job, dedup_id, traceparent)
     except Unavailable as error:
         _log.warning("job_not_announced", name=job.name, problem=error.message)
         return False

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
+from services.kit import tracing
 from services.kit.blobs import BlobInfo, check_key, check_range
 from services.kit.clock import Clock, SystemClock
 from services.kit.errors import BlobNotFound, Conflict, RecordExists, RecordNotFound
@@ -130,7 +131,8 @@ class _Job:
 
     def __init__(self, body: bytes, due: float) -> None:
         self.body = body
-        self.due = due
+        self.published = self.due = due
+        self.trace = tracing.current()
         self.deliveries = 0
 
 
@@ -143,6 +145,11 @@ class _Delivery:
         self.kind = kind
         self.body = job.body
         self.deliveries = job.deliveries
+        self.trace = job.trace
+
+    @property
+    def age(self) -> timedelta:
+        return timedelta(seconds=self._queue.clock.monotonic() - self._job.published)
 
     async def ack(self) -> None:
         jobs = self._queue.jobs[self.kind]

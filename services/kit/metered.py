@@ -3,17 +3,19 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Generator
-from contextlib import aclosing, contextmanager
+from contextlib import AbstractContextManager, aclosing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 
+from services.kit import tracing
 from services.kit.blobs import BlobInfo, Blobs
 from services.kit.errors import AlreadyExists, Conflict, NotFound, SightlineError, Unavailable
-from services.kit.queue import Delivery, Queue
+from services.kit.queue import Delivery, Queue, span_of
 from services.kit.records import Change, Record, Records
 from services.kit.telemetry import Metric, MetricKind, Telemetry
+from services.kit.tracing import NO_SPAN, Span, SpanKind
 
 
 class Result(StrEnum):
@@ -226,8 +228,15 @@ class MeteredQueue:
         return self._inner.ack_wait
 
     async def publish(self, kind: str, body: bytes, dedup_id: str = "") -> None:
-        with self._meter.operation("queue_publish"):
+        with self._span(kind), self._meter.operation("queue_publish"):
             await self._inner.publish(kind, body, dedup_id)
+
+    def _span(self, kind: str) -> AbstractContextManager[Span]:
+        """None without a current one: jobs that belong to no call need no trace of their own."""
+        if not tracing.current():
+            return NO_SPAN
+        name, attributes = span_of("send", kind)
+        return self._meter.telemetry.span(name, attributes, kind=SpanKind.PRODUCER)
 
     async def fetch(self, kind: str, wait: timedelta) -> Delivery | None:
         try:

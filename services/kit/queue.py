@@ -4,6 +4,8 @@ import re
 from datetime import timedelta
 from typing import Protocol
 
+from services.kit.tracing import Attributes, TraceContext
+
 MAX_DELIVERIES = 5
 DUPLICATE_WINDOW = timedelta(minutes=2)
 _KIND = re.compile(r"[A-Za-z0-9_-]+")
@@ -30,6 +32,16 @@ class Delivery(Protocol):
         """How often this job has been delivered, including this time; more than MAX_DELIVERIES means poison."""
         ...
 
+    @property
+    def trace(self) -> TraceContext:
+        """The span in which the job was published."""
+        ...
+
+    @property
+    def age(self) -> timedelta:
+        """How long ago it was published, by this machine's clock and the queue's."""
+        ...
+
     async def ack(self) -> None:
         """The work is done and recorded: removes the job."""
         ...
@@ -49,8 +61,9 @@ class Queue(Protocol):
     Law: a published job is delivered until it is acked; an unsettled one is delivered again, to any consumer, when its
     lease expires. The order is not guaranteed, and a job may be delivered twice at the same time: a late ack is not
     fenced, so a handler goes by the record, never by the delivery. Publishing with an id that was used for the same
-    kind within two minutes does nothing. A kind consists of letters, digits, `_` and `-` (ValueError). If the queue is
-    unreachable, publish (which may have stored the job), depth and waiting raise Unavailable.
+    kind within two minutes does nothing. A job carries the current trace. A kind consists of letters, digits, `_` and
+    `-` (ValueError). If the queue is unreachable, publish (which may have stored the job), depth and waiting raise
+    Unavailable.
     """
 
     @property
@@ -85,3 +98,11 @@ def check_kind(kind: str) -> str:
     if not _KIND.fullmatch(kind):
         raise ValueError(f"{kind!r} is not a kind of job: letters, digits, '_' and '-' only")
     return kind
+
+
+def span_of(operation: str, kind: str) -> tuple[str, Attributes]:
+    """Name and attributes of a span, as OpenTelemetry's conventions for messaging have them."""
+    about = {"messaging.system": "nats", "messaging.destination.name": f"jobs.{kind}"}
+    return f"{operation} jobs.{kind}", about | dict.fromkeys(
+        ("messaging.operation.name", "messaging.operation.type"), operation
+    )

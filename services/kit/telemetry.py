@@ -1,4 +1,4 @@
-"""The port to metrics: counters, gauges and histograms, declared once and updated anywhere."""
+"""The port to metrics: counters, gauges and histograms, declared once and updated anywhere; and to traces."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import product
 from typing import Protocol
+
+from services.kit.tracing import MemoryTracer, Tracer
 
 
 class MetricKind(StrEnum):
@@ -46,8 +48,8 @@ class Metric:
                 yield dict(zip(self.labels, chosen, strict=True))
 
 
-class Telemetry(Protocol):
-    """Where measurements go. Law: never blocks, and never raises for declared labels and values.
+class Telemetry(Tracer, Protocol):
+    """Where measurements go, and spans. Law: never blocks, and never raises for declared labels and values.
 
     Undeclared ones are a bug: the test double raises; the real one logs it, records nothing and returns.
     """
@@ -65,10 +67,11 @@ class Telemetry(Protocol):
         ...
 
 
-class MemoryTelemetry:
+class MemoryTelemetry(MemoryTracer):
     """Keeps everything in memory, for tests."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.values: dict[tuple[str, tuple[tuple[str, str], ...]], float] = defaultdict(float)
         self.observed: dict[tuple[str, tuple[tuple[str, str], ...]], list[float]] = defaultdict(list)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from services.kit import names
+from services.kit import names, tracing
 from services.kit.blobs import Blobs
 from services.kit.callers import acting_project
 from services.kit.clock import Clock
@@ -105,7 +105,7 @@ class Predictor:
 
     async def analyze_image(self, query: ImageQuery, deadline: float | None = None) -> Analysis:
         """Analyzes one image; raises the errors of the contract. `deadline` is monotonic."""
-        with self._predictions.place():
+        with self._predictions.place(), tracing.in_steps():
             return await self.analyze_streamed(query, deadline)
 
     async def analyze_streamed(self, query: ImageQuery, deadline: float | None = None) -> Analysis:
@@ -120,7 +120,8 @@ class Predictor:
         """Analyzes images with one version of their model, all or none; `queries` differ in their image only."""
         with self._predictions.place():
             if len(queries) == 1:
-                return [await self.analyze_streamed(queries[0], deadline)]
+                with tracing.in_steps():
+                    return [await self.analyze_streamed(queries[0], deadline)]
             return await self.analyze_streamed_batch(queries, deadline)
 
     async def analyze_streamed_batch(
@@ -290,10 +291,13 @@ class Predictor:
         self, runner: ModelRunner, data: bytes, file: str, deadline: float | None, use: Callable[[Decoded], T]
     ) -> T:
         """What `use` makes of the pixels; decoding ends at the deadline."""
-        start = self._clock.monotonic()
+        start, step = self._clock.monotonic(), tracing.step()
 
         def timed(decoded: Decoded) -> T:
-            self._telemetry.observe(metrics.STAGE_SECONDS, self._clock.monotonic() - start, stage=Stage.DECODE)
+            seconds = self._clock.monotonic() - start
+            self._telemetry.observe(metrics.STAGE_SECONDS, seconds, stage=Stage.DECODE)
+            if step:
+                self._telemetry.add_span("decode", seconds, parent=step)
             return use(decoded)
 
         try:

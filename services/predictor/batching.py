@@ -14,10 +14,11 @@ from threading import Lock
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
-from services.kit import callers
+from services.kit import callers, tracing
 from services.kit.clock import Clock
 from services.kit.errors import DeadlineExceeded, Draining
 from services.kit.telemetry import Telemetry
+from services.kit.tracing import TraceContext
 from services.predictor import metrics
 from services.predictor.domain import ModelRunner, Prepared, RawOutput, Shape, input_shape
 from services.predictor.metrics import DropReason, Stage
@@ -36,6 +37,7 @@ class _Waiting:
     since: float  # monotonic
     turn: int
     answer: "asyncio.Future[RawOutput]"
+    step: TraceContext
 
     def joins(self, other: "_Waiting") -> bool:
         """Whether one forward pass can answer both."""
@@ -99,7 +101,9 @@ class Batcher:
         answer.add_done_callback(self._unanswered.discard)
         now = self._clock.monotonic()
         with self._lock:
-            waiting = _Waiting(runner, image, input_shape(image), deadline, now, self._next_turn(), answer)
+            waiting = _Waiting(
+                runner, image, input_shape(image), deadline, now, self._next_turn(), answer, tracing.step()
+            )
             insort_right(self._waiting, waiting, key=_turn_of)
             self._telemetry.set(metrics.QUEUE_LENGTH, len(self._waiting))
         self._threads.submit(self._work)
@@ -194,6 +198,8 @@ class Batcher:
         """Gives the callers of a batch their answers, in the event loop."""
         for image in done.batch:
             self._telemetry.observe(metrics.STAGE_SECONDS, done.start - image.since, stage=Stage.QUEUE)
+            if image.step:
+                self._trace(image, done)
         if isinstance(done.outputs, Exception):
             for image in done.batch:
                 _fail(image.answer, done.outputs)
@@ -205,6 +211,11 @@ class Batcher:
         for image, output in zip(done.batch, done.outputs, strict=True):
             if not image.answer.done():
                 image.answer.set_result(output)
+
+    def _trace(self, image: _Waiting, done: _Pass) -> None:
+        ago, batch = max(0.0, self._clock.monotonic() - done.start), {"sightline.batch.size": len(done.batch)}
+        self._telemetry.add_span("queue wait", done.start - image.since, ago=ago, parent=image.step)
+        self._telemetry.add_span("forward", done.seconds, batch, ago=ago - done.seconds, parent=image.step)
 
     def _drop(self, image: _Waiting) -> None:
         self._telemetry.add(metrics.DROPPED, reason=DropReason.LATE)

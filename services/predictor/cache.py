@@ -224,8 +224,10 @@ class ModelCache:
 
     async def _load(self, entry: Entry) -> Loaded:
         start = self._clock.monotonic()
-        await self._reserve(entry, await self._source.size_bytes(entry.bundle))
-        loaded = await self._source.load(entry.bundle)
+        with self._telemetry.span("bundle load", {"sightline.model": entry.bundle.model_name}) as span:
+            await self._reserve(entry, await self._source.size_bytes(entry.bundle))
+            loaded = await self._source.load(entry.bundle)
+            span.set("sightline.bundle.size", entry.size_bytes)
         entry.load_time = self._clock.now()
         self._telemetry.observe(metrics.LOAD_SECONDS, self._clock.monotonic() - start)
         return loaded

@@ -30,6 +30,7 @@ from services.trainer.domain import NEXT, Model, ModelState, StopReason, Trial
 from services.trainer.holding import Holding
 from services.trainer.insight import NO_INSIGHT, Insight, LearningCurve, no_curve
 from services.trainer.leaderboard import Entry, Leaderboard
+from services.trainer.origin import Origin
 from services.trainer.performance import Performance
 from services.trainer.planner.needs import check_budget, check_prediction_cost
 from services.trainer.quotas import Quotas
@@ -61,6 +62,7 @@ class Models:
         A dataset that is still VALIDATING is accepted; the coordinator checks it once it is READY.
         """
         check_caller_fields("model", model.display_name, model.custom_properties)
+        model = replace(model, origin=Origin.current())
         created = await create_once(
             self._store.models,
             model.name,

@@ -25,6 +25,7 @@ from services.trainer.datasets import Snapshot
 from services.trainer.feature_blocks import FeatureUse
 from services.trainer.ledger import ZERO, total
 from services.trainer.name_use import NameUse
+from services.trainer.origin import NO_ORIGIN, Origin
 from services.trainer.performance import Finding, Interval, Performance
 from services.trainer.recipe import BoxStatistics, Recipe
 from services.trainer.used_weights import UsedWeights
@@ -125,6 +126,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     error: Failure | None = None
     start_time: datetime | None = None
     end_time: datetime | None = None
+    origin: Origin = NO_ORIGIN
 
     @property
     def ended(self) -> bool:

@@ -25,6 +25,7 @@ from services.trainer.coverage import check_categories
 from services.trainer.datasets import Datasets, check_kind, check_training_dataset
 from services.trainer.domain import Model
 from services.trainer.estimate import Estimate, anonymous, name_for
+from services.trainer.origin import Origin
 from services.trainer.planner.outlook import with_recipes
 from services.trainer.store import Store
 from services.trainer.work import Work, WorkState
@@ -87,7 +88,7 @@ class Estimates:
             name=name_for(model),
             model=model,
             fewest=min(images for _, images, _ in training.categories),
-            work=Work(create_time=now, allowance=ALLOWANCE),
+            work=Work(create_time=now, allowance=ALLOWANCE, origin=Origin.current()),
             update_time=now,
         )
         return with_recipes(draft)

@@ -27,6 +27,7 @@ from services.trainer.coverage import check_categories
 from services.trainer.datasets import Dataset, Datasets, check_kind
 from services.trainer.domain import FINAL_EVALUATION, Draft, Evaluation, Model, served_trial
 from services.trainer.holding import Holding
+from services.trainer.origin import Origin
 from services.trainer.performance import Performance
 from services.trainer.planner.costs import evaluation_seconds, resolution_of, slowness
 from services.trainer.planner.significance import Significance
@@ -124,7 +125,7 @@ class Evaluations:
             bundle_digest=served.bundle_digest,
             bundle_signature=served.bundle_signature,
             model_kind=model.model_kind,
-            work=Work(create_time=now, allowance=ALLOWANCE),
+            work=Work(create_time=now, allowance=ALLOWANCE, origin=Origin.current()),
             update_time=now,
             display_name=draft.display_name,
             request_id=draft.request_id,

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from services.kit.names import parent, split
 from services.trainer.domain import Model, Served
+from services.trainer.origin import Origin
 from services.trainer.work import Work
 from services.vision.exports.formats import ExportFormat
 
@@ -90,6 +91,6 @@ def drafted(model: Model, served: Served, form: ExportFormat, now: datetime) -> 
         bundle_digest=served.bundle_digest,
         bundle_signature=served.bundle_signature,
         format=form,
-        work=Work(create_time=now, allowance=ALLOWANCE),
+        work=Work(create_time=now, allowance=ALLOWANCE, origin=Origin.current()),
         update_time=now,
     )

@@ -133,6 +133,12 @@ COMPUTE_SECONDS = Metric(
     ("charged",),
     values=(("true", "false"),),
 )
+CALLER_COMPUTE_SECONDS = Metric(
+    "sightline_caller_compute_seconds_total",
+    MetricKind.COUNTER,
+    "Compute charged for what a caller asked for; values of `caller` are bounded by `counts.MAX_NAMED`.",
+    ("caller",),
+)
 # Of the workers' children, reported over their pipes. What is not scraped before a pod ends is lost.
 PHASE_SECONDS = Metric(
     "sightline_trainer_phase_seconds_total",
@@ -191,7 +197,7 @@ PROJECT_COMPUTE = Metric(
 API = (
     *(*STORE, *NATS, QUEUED, MODELS, WORK, OLDEST_QUEUED),
     *(WORKERS_FREE, BUDGET, BUDGET_LEFT, BUDGET_OVERRUN, MODELS_ENDED, MODELS_COST_SECONDS),
-    *(ATTEMPTS, DEAD_LETTERS, WAIT_SECONDS, COMPUTE_SECONDS),
+    *(ATTEMPTS, DEAD_LETTERS, WAIT_SECONDS, COMPUTE_SECONDS, CALLER_COMPUTE_SECONDS),
     *(ESTIMATES, ESTIMATE_SECONDS, EXPORTS),
     *(PROJECT_SHARE, PROJECT_STORAGE, PROJECT_COMPUTE),
 )

@@ -32,6 +32,7 @@ from msgspec.structs import replace
 from services.kit.errors import Failure, PoisonWork
 from services.kit.leases import Lease
 from services.trainer.ledger import ZERO, Reason, Segment, added, total
+from services.trainer.origin import NO_ORIGIN, Origin
 from services.trainer.tally import AttemptResult, Tally
 
 MAX_ATTEMPTS_WITHOUT_COMMIT = 5
@@ -86,6 +87,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     ends: dict[AttemptResult, int] = {}  # attempts that ended, by result
     given_up: bool = False  # because every attempt died
     counted: Tally = NOTHING  # what the metrics have of it
+    origin: Origin = NO_ORIGIN
 
     @property
     def ended(self) -> bool:

@@ -20,11 +20,13 @@ from services.infra import processes
 from services.infra.jetstream import connect, connected
 from services.infra.jetstream_queue import STREAM, JetStreamQueue
 from services.infra.jetstream_records import JetStreamRecords
+from services.kit import tracing
 from services.kit.clock import ManualClock
 from services.kit.errors import RecordExists, Unavailable
 from services.kit.memory import MemoryQueue
 from services.kit.queue import MAX_DELIVERIES, Queue, is_poison
 from services.kit.records import Table
+from services.kit.tracing import TraceContext
 from services.kit.views import View
 from tests.support.servers import NATS_SERVERS, NatsServer
 from tests.support.waiting import eventually
@@ -87,6 +89,16 @@ async def test_a_waiting_fetch_gets_a_job_as_soon_as_it_is_published(queue: Queu
     assert job is not None
     assert time.monotonic() - began < 10
     await job.ack()
+
+
+async def test_a_job_carries_the_trace_in_which_it_was_published_and_says_how_old_it_is(queue: Queue) -> None:
+    context = TraceContext("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "vendor=opaque")
+    await queue.publish("work", b"without")
+    with tracing.within(context):
+        await queue.publish("work", b"with", "a deduplicated one")
+    found = {job.body: job for _ in range(2) if (job := await queue.fetch("work", SOON))}
+    assert (found[b"without"].trace, found[b"with"].trace) == (tracing.NO_TRACE, context)
+    assert all(NOW <= job.age < timedelta(minutes=5) for job in found.values())
 
 
 async def test_kinds_are_kept_apart(queue: Queue) -> None:

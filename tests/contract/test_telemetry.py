@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 from prometheus_client import generate_latest
+from prometheus_client.openmetrics.exposition import generate_latest as open_metrics
 
 from services.infra.observe import PrometheusTelemetry
+from services.kit import tracing
 from services.kit.telemetry import MemoryTelemetry, Metric, MetricKind, Telemetry
 
 CALLS = Metric("test_calls_total", MetricKind.COUNTER, "Calls, by kind.", ("kind",))
@@ -62,3 +64,11 @@ def test_wrong_labels_count_nothing(telemetry: Telemetry, labels: dict[str, str]
         telemetry.add(CALLS, 1, **labels)  # logged: a bug of ours must not fail a caller's work
     telemetry.add(CALLS, kind="b")
     assert read(telemetry, CALLS, kind="b") == 1
+
+
+@pytest.mark.parametrize(("flags", "shown"), [("01", True), ("03", True), ("00", False)])
+def test_an_observation_in_a_recorded_trace_is_an_exemplar(flags: str, shown: bool):
+    telemetry = PrometheusTelemetry("test")
+    with tracing.within(tracing.TraceContext(f"00-{'a' * 32}-{'b' * 16}-{flags}")):
+        telemetry.observe(SECONDS, 0.5)
+    assert (f'trace_id="{"a" * 32}"' in open_metrics(telemetry.registry).decode()) is shown

@@ -164,6 +164,37 @@ def test_the_documented_overlay_points_every_alert_to_a_teams_own_runbooks(tmp_p
     assert [runbooks(one["spec"]) for one in rendered] == [expected]
 
 
+def test_the_documented_overlay_changes_an_objective(tmp_path: Path) -> None:
+    (rules,) = [one for one in _with(tmp_path, "### Objectives") if one["kind"] == "PrometheusRule"]
+    (objectives,) = [one["rules"] for one in rules["spec"]["groups"] if one["name"] == "sightline-objectives"]
+    assert objectives[0] == {
+        "record": "sightline:objective",
+        "labels": {"class": "predict", "objective": "availability"},
+        "expr": "vector(0.9995)",
+    }
+
+
+def test_the_documented_overlay_gives_every_process_its_collector_of_traces(tmp_path: Path) -> None:
+    (shared,) = [
+        one["data"]
+        for one in _with(tmp_path, "## Traces")
+        if one["kind"] == "ConfigMap" and one["metadata"]["name"].startswith("sightline-settings")
+    ]
+    assert shared["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://otel-collector.monitoring:4317"
+    assert "SIGHTLINE_NATS_URL" in shared
+
+
+def _with(folder: Path, title: str) -> list[dict[str, Any]]:
+    """What the overlay `production` with the first lines of YAML below the title renders."""
+    found = re.search(rf"^{title}\n.*?```yaml\n(.*?)```", DOCUMENT, re.DOTALL | re.MULTILINE)
+    assert found
+    overlay = shutil.copytree(K8S, folder / "k8s") / "overlays" / "ours"
+    overlay.mkdir()
+    head = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [../production]\n"
+    (overlay / "kustomization.yaml").write_text(head + found[1])
+    return [one for one in yaml.safe_load_all(render_text(overlay)) if one]
+
+
 def runbooks(rules: dict[str, Any]) -> list[str]:
     return [
         rule["annotations"]["runbook_url"] for group in rules["groups"] for rule in group["rules"] if "alert" in rule

@@ -29,6 +29,7 @@ TARGETS = {
     "operator": "kubernetes",
     "predictor-torch": "torch",
 }
+# The extras of each stage's packages, besides `tracing`, which all have: one setting turns it on everywhere.
 EXTRAS = {"plain": "", "kubernetes": "operator", "serve": "serve", "torch": "torch"}
 
 
@@ -68,7 +69,7 @@ def test_every_package_that_an_image_installs_is_locked_with_hashes() -> None:
     )
     names = {re.sub(r"[-_.]+", "-", name).lower() for name in locked}
     assert len(names) == len(re.findall(r"^\S+==", LOCK, re.MULTILINE)), "every package has a hash"
-    for extra in EXTRAS.values():
+    for extra in (*EXTRAS.values(), "tracing"):
         installed = distributions("sightline-services", extra) | distributions("sightline")
         wanted = {re.sub(r"[-_.]+", "-", name).lower() for name in installed}
         assert {"grpcio", "nats-py"} <= wanted - {"sightline", "sightline-services"} <= names
@@ -84,6 +85,13 @@ def test_a_target_has_the_packages_of_its_stage_and_runs_unprivileged(target: st
     assert "USER 10001:10001" in stage("runtime")
     assert DOCKERFILE.count("USER ") == 1
     assert "apt-get" not in DOCKERFILE
+
+
+def test_every_image_can_trace() -> None:
+    made = dict(re.findall(r"\[(\S+)\]/\" /wheels/bare\.txt > /wheels/(\w+)\.txt", stage("wheels")))
+    assert set(made.values()) == set(EXTRAS)
+    assert all("tracing" in extras.split(",") for extras in made)
+    assert "opentelemetry-exporter-otlp" in distributions("sightline-services", "tracing")
 
 
 @pytest.mark.parametrize(("packages", "extra"), EXTRAS.items())

@@ -57,6 +57,8 @@ THRESHOLDS = {
     "SightlinePredictionsSlow": "> 2 -> > 0.001, > 10 -> > 1",
     "SightlinePredictionsRefused": "> 0.05 -> > 0",
     "SightlineErrorsHigh": "> 3 -> > 0",
+    "SightlineErrorBudgetBurnsFast": "[6h:5m] -> [2m], > 10 -> > 0",
+    "SightlineErrorBudgetBurnsSlowly": "[3d:5m] -> [2m], > 30 -> > 0",
     "SightlineGatewayErrorsHigh": "> 3 -> > 0",
     "SightlineModelCacheThrashing": "> 1 -> > 0",
     "SightlineTrialsFailing": "> 0.5 -> > 0.2",  # earlier tests count too

@@ -205,7 +205,8 @@ def test_a_frozen_service_raises_an_alert(monitored: MonitoredSuite) -> None:
 
 def test_a_frozen_nats_server_raises_alerts(monitored: MonitoredSuite) -> None:
     assert "SightlineErrorsHigh" not in monitored.prometheus.firing(), "left over from an earlier fault"
-    missing = {"SightlineNatsUnreachable", "SightlineErrorsHigh"}
+    burning = {"SightlineErrorBudgetBurnsFast", "SightlineErrorBudgetBurnsSlowly"}
+    missing = {"SightlineNatsUnreachable", "SightlineErrorsHigh", *burning}
     with monitored.frozen("nats"):
         for _ in range(5):  # a busy machine may see too few failures of one call within the time of a rate
             monitored.failing_call("few")

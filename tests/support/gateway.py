@@ -121,10 +121,16 @@ def services_of(stub: Stub) -> Services:
 
 @asynccontextmanager
 async def served(
-    application: Any, settings: GatewaySettings, guard: Guard | None = None, base: str = BASE
+    application: Any,
+    settings: GatewaySettings,
+    guard: Guard | None = None,
+    base: str = BASE,
+    telemetry: MemoryTelemetry | None = None,
 ) -> AsyncGenerator[httpx2.AsyncClient]:
     """A client of the application, with what surrounds it in a gateway."""
-    calls = HttpCalls("gateway", application, application, MemoryTelemetry(), Limits.of(settings, {}), guard)
+    calls = HttpCalls(
+        "gateway", application, application, telemetry or MemoryTelemetry(), Limits.of(settings, {}), guard
+    )
     transport = httpx2.ASGITransport(app=cast("Any", calls))
     async with httpx2.AsyncClient(transport=transport, base_url=base) as client:
         yield client

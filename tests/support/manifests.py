@@ -15,6 +15,7 @@ from pydantic import SecretStr
 
 from services.dataset.settings import DatasetSettings
 from services.gateway.settings import GatewaySettings
+from services.infra.observe import COLLECTORS
 from services.kit.settings import Settings
 from services.predictor.settings import PredictorSettings
 from services.trainer.settings import TrainerSettings
@@ -85,8 +86,8 @@ def variables(*settings: type[Settings]) -> set[str]:
     return {name for name, _ in fields} | {f"{name}_FILE" for name, field in fields if field.annotation is SecretStr}
 
 
-# The variables allowed in an environment that processes share: their settings, and the addresses for the doctor.
-SHARED = variables(*OURS.values()) | set(VARIABLES.values())
+# The variables allowed in a shared environment: settings, addresses for the doctor, and a collector of traces.
+SHARED = variables(*OURS.values()) | {*VARIABLES.values(), *COLLECTORS}
 
 
 def tool(name: str) -> str:

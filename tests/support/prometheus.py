@@ -66,13 +66,18 @@ def queries(rules: Mapping[str, Any]) -> list[str]:
     """Every expression of the rules and of the dashboard."""
     found = [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
     for panel in json.loads(DASHBOARD.read_text())["panels"]:
-        found += [_filled(target["expr"]) for target in panel.get("targets", ())]
+        found += [filled(target["expr"]) for target in panel.get("targets", ())]
     return found
 
 
-def _filled(expression: str) -> str:
-    """A panel's expression as Grafana sends it for all namespaces."""
-    return expression.replace("$__rate_interval", WINDOW).replace("$namespace", ".*")
+def filled(expression: str) -> str:
+    """A panel's expression as Grafana sends it for all namespaces and pods."""
+    return (
+        expression.replace("$__rate_interval", WINDOW)
+        .replace("$namespace", ".*")
+        .replace("$pod", ".*")
+        .replace("$price", "1")
+    )
 
 
 class Prometheus:

@@ -14,6 +14,7 @@ from services.infra.connections import STANDARD, Connections
 from services.infra.observe import PrometheusTelemetry
 from services.infra.server import Ready, Server, Service
 from services.kit.settings import Settings
+from services.kit.tracing import Tracer
 from sightline.client.transport.channel import MAX_MESSAGE_BYTES
 from sightline.v1 import dataset_pb2, dataset_service_pb2, prediction_pb2, prediction_service_pb2
 from sightline.v1.dataset_service_pb2_grpc import DatasetServiceServicer, add_DatasetServiceServicer_to_server
@@ -90,10 +91,11 @@ async def serving(
     image_bytes: int = MAX_MESSAGE_BYTES,
     name: str = "test",
     more: Sequence[Service] = (),
+    tracer: Tracer | None = None,
     **settings: Any,
 ) -> AsyncGenerator[Serving]:
     """Both services, and more, on a free port; drained at the end, or when the test sets `stop`."""
-    telemetry = PrometheusTelemetry("test")
+    telemetry = PrometheusTelemetry("test", tracer)
     services = [
         *more,
         Service(

@@ -43,6 +43,7 @@ BOUNDED_ELSEWHERE = {
         (trainer.PROJECT_SHARE, trainer.PROJECT_STORAGE, trainer.PROJECT_COMPUTE),
         "project_gauges.MAX_NAMED projects, and one value for all others",
     ),
+    trainer.CALLER_COMPUTE_SECONDS: "counts.MAX_NAMED callers, and one value for all others",
     **dict.fromkeys(http_metrics.ALL, "the gateway's routes, methods and statuses, one value for all others"),
     **dict.fromkeys(RPCS, "the methods of the contract, and one pair for all others"),
 }

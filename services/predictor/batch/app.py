@@ -5,6 +5,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from services.kit import tracing
 from services.kit.blobs import Blobs, read_pieces
 from services.kit.caller_fields import check_caller_fields, check_request_id
 from services.kit.callers import acting_project
@@ -117,7 +118,9 @@ class BatchPredictions:
         source, image_count = await self._source(new)
         output = await self._output(new.output_uri_prefix) if new.output_uri_prefix else prefix_of(name, uid)
         draft = _draft(new, name, uid, bundle, source, output, now)
-        return await self.quotas.check(replace(draft, expected=image_count * model.prediction_cost))
+        return await self.quotas.check(
+            replace(draft, expected=image_count * model.prediction_cost, traceparent=tracing.current().traceparent)
+        )
 
     async def _source(self, new: NewBatch) -> tuple[Source, int]:
         """Where the images are, and how many as far as that matters: all are counted only if compute is limited."""

@@ -108,6 +108,7 @@ class BatchRecord:
     error: Failure | None = None
     start_time: datetime | None = None
     end_time: datetime | None = None
+    traceparent: str = ""  # of the call that asked for it
 
     @property
     def prefix(self) -> str:

@@ -14,7 +14,7 @@ def advance_job(record: BatchRecord) -> Job:
 
 async def publish_advance(queue: Queue, record: BatchRecord, dedup_id: str = "") -> None:
     """Announces that a batch prediction may have work due."""
-    await publish(queue, ADVANCE, advance_job(record), dedup_id)
+    await publish(queue, ADVANCE, advance_job(record), dedup_id, record.traceparent)
 
 
 async def publish_due(queue: Queue, record: BatchRecord) -> None:
@@ -24,7 +24,7 @@ async def publish_due(queue: Queue, record: BatchRecord) -> None:
     elif record.is_predicting:
         for number in record.missing:  # again within two minutes, it has no effect
             job = Job(f"{record.name}/chunks/{number}", uid=record.uid)
-            await publish(queue, PREDICT, job, f"{record.uid}:{number}")
+            await publish(queue, PREDICT, job, f"{record.uid}:{number}", record.traceparent)
 
 
 def parse_chunk(name: str) -> tuple[str, int]:

@@ -30,6 +30,8 @@ from services.trainer.usage import keep_charges
 T = TypeVar("T", Trial, Evaluation)
 FIRST_SCRAPE_SECONDS = 20.0  # after the start of the process; longer than a scrape interval
 EVERY_SECONDS = 2.0
+MAX_NAMED = 50  # callers with a label of their own, in the life of a process
+OTHER, NOBODY = "_other", "_none"  # all further callers; those of a suite without tokens
 
 _log = Log(__name__)
 
@@ -41,6 +43,7 @@ class Counts:
         self._store = store
         self._clock = clock
         self._telemetry = telemetry
+        self._callers = set[str]()  # with a label of their own
         self._unanswered: dict[str, tuple[str, Tally]] = {}  # by record: writes that may have succeeded
 
     async def keep_going(self) -> None:
@@ -78,6 +81,7 @@ class Counts:
             return self._add(found.value, ended.tally.since(work.counted))
 
     async def _reconcile_one(self, collection: Collection[T], record: T) -> None:
+        self._label(record.work.origin.caller)
         if not record.work.is_uncounted and record.name not in self._unanswered:
             return
         with about(record.name):
@@ -109,6 +113,14 @@ class Counts:
         if changed.value.work.counted.claim == claim:
             self._add(changed.value, added)
 
+    def _label(self, caller: str) -> str:
+        """The caller, if it is among the first MAX_NAMED of this process; its counter begins at 0."""
+        label = (caller or NOBODY) if caller in self._callers or len(self._callers) < MAX_NAMED else OTHER
+        if caller not in self._callers and label != OTHER:
+            self._callers.add(caller)
+            self._telemetry.add(metrics.CALLER_COMPUTE_SECONDS, 0, caller=label)
+        return label
+
     def _add(self, record: Trial | Evaluation, added: Tally) -> None:
         telemetry, work = self._telemetry, record.work
         kind = "trial" if isinstance(record, Trial) else "evaluation"
@@ -118,5 +130,8 @@ class Counts:
             telemetry.add(metrics.ATTEMPTS, count, kind=kind, result=result)
         if added.given_up:
             telemetry.add(DEAD_LETTERS, 1, kind=kind)
-        telemetry.add(metrics.COMPUTE_SECONDS, added.charged.total_seconds(), charged="true")
+        charged = added.charged.total_seconds()
+        telemetry.add(metrics.COMPUTE_SECONDS, charged, charged="true")
+        if charged:
+            telemetry.add(metrics.CALLER_COMPUTE_SECONDS, charged, caller=self._label(work.origin.caller))
         telemetry.add(metrics.COMPUTE_SECONDS, added.uncharged.total_seconds(), charged="false")

@@ -22,7 +22,7 @@ def planned(model: Model, allowance: timedelta, now: datetime) -> Evaluation:
         bundle_digest=model.served.bundle_digest,
         bundle_signature=model.served.bundle_signature,
         model_kind=model.model_kind,
-        work=Work(create_time=now, allowance=allowance),
+        work=Work(create_time=now, allowance=allowance, origin=model.origin),
         update_time=now,
     )
 

@@ -18,4 +18,6 @@ async def announce(queue: Queue, name: str, work: Work) -> bool:
 
     Returns whether the queue has the job.
     """
-    return await jobs.announce(queue, KIND, jobs.Job(name, work.attempt), dedup_key(name, work))
+    return await jobs.announce(
+        queue, KIND, jobs.Job(name, work.attempt), dedup_key(name, work), work.origin.traceparent
+    )

@@ -81,7 +81,7 @@ class Search:
             weights=first_used(one.result.weights for one in trials if one.result),
             expected_seconds=step.expected_seconds,
             parent_trial=step.parent_trial,
-            work=Work(create_time=now, allowance=step.allowance),
+            work=Work(create_time=now, allowance=step.allowance, origin=model.origin),
             update_time=now,
         )
         if await self._decide(model, trials, lambda present: replace(present, planned=trial)):

@@ -78,6 +78,7 @@ class Supervision:
         self._fraction = 0.0
         self._phase = "preparing"
         self._phase_since: float | None = None
+        self._phase_began: float | None = None
         self.batch_size_limit = 0  # that the child has found, if it has delivered
         self._offered: Result | None = None
         self._checkpoints: Checkpoints | None = None  # of a child that saves checkpoints
@@ -164,6 +165,7 @@ class Supervision:
             return msgspec.structs.replace(self._offered, used=allowance, stop_reason="allowance")
         finally:
             self._delivered = self._used
+            self._trace_phase()
 
     async def _listen(self, messages: AsyncGenerator[Message], checkpoints: Checkpoints) -> Last:
         """Handles the child's messages and returns the last one."""
@@ -171,6 +173,8 @@ class Supervision:
             match message:
                 case Progress(fraction=fraction, phase=phase):
                     self._count_phase()
+                    if phase != self._phase:
+                        self._trace_phase()
                     self._fraction, self._phase = fraction, phase
                 case Checkpoint():
                     checkpoints.arrived(message)
@@ -188,6 +192,13 @@ class Supervision:
         since = self._began if self._phase_since is None else self._phase_since
         self._telemetry.add(metrics.PHASE_SECONDS, max(0.0, now - (now if since is None else since)), phase=self._phase)
         self._phase_since = now
+
+    def _trace_phase(self) -> None:
+        """Adds the span of the child's phase that ends now; the child itself traces nothing."""
+        now = self._clock.monotonic()
+        began = self._began if self._phase_began is None else self._phase_began
+        self._telemetry.add_span(f"child {self._phase}", now - (now if began is None else began))
+        self._phase_began = now
 
     async def _keep_trial(self, result: Result) -> None:
         self.batch_size_limit = result.batch_size_limit

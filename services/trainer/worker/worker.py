@@ -6,7 +6,7 @@ in the record decides who works on it; committed work is never repeated, and nev
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from msgspec import structs
@@ -28,6 +28,7 @@ from services.kit.log import Log, about
 from services.kit.names import parent
 from services.kit.tasks import alongside
 from services.kit.telemetry import Telemetry
+from services.kit.tracing import Span
 from services.trainer import metrics
 from services.trainer.domain import Evaluation, Trial
 from services.trainer.estimate import COLLECTION, Estimate
@@ -48,6 +49,8 @@ from services.trainer.worker.workspace import Workspace
 from services.vision.catalogue import suited
 from services.vision.signing import Signer, Verifier
 from services.vision.timm_networks import DeviceClass
+
+_FAILURES = frozenset({AttemptResult.FAILED, AttemptResult.DIED, AttemptResult.HUNG, AttemptResult.LEASE_LOST})
 
 _log = Log(__name__)
 
@@ -97,10 +100,14 @@ class Worker:
                 worked = True
                 _log.info("attempt_began", attempt=attempt.record.work.attempt)
                 result = AttemptResult.RELEASED
-                try:
-                    result = await self._attempt(attempt)
-                finally:
-                    _log.info("attempt_ended", attempt=attempt.record.work.attempt, result=result)
+                with self._span(attempt) as span:
+                    try:
+                        result = await self._attempt(attempt)
+                    finally:
+                        _log.info("attempt_ended", attempt=attempt.record.work.attempt, result=result)
+                        span.set("sightline.attempt.result", result)
+                    if result in _FAILURES:
+                        span.fail(result)
                 if result is AttemptResult.LEASE_LOST:
                     await self._clean(attempt.record)
                 if isinstance(attempt.record, Trial):
@@ -110,6 +117,11 @@ class Worker:
                 if result is AttemptResult.HUNG:
                     raise Released  # to any worker: this one's machine may be what hangs
         return worked
+
+    def _span(self, attempt: AnyAttempt) -> AbstractContextManager[Span]:
+        record = attempt.record
+        about = {"sightline.resource": record.name, "sightline.attempt": record.work.attempt}
+        return self._telemetry.span(type(record).__name__.lower(), about)
 
     async def _clean(self, record: Trial | Evaluation | Estimate | Export) -> None:
         """Removes what an attempt without a lease may have stored after its model's blobs were deleted.

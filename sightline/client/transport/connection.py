@@ -1,4 +1,4 @@
-"""A caller's channel to one service: encrypted if a CA is set, calls with deadline, token, project and request id."""
+"""A caller's channel to one service: encrypted if a CA is set; calls with deadline, token, project, ids and trace."""
 
 import logging
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from sightline.client.transport.channel import DEADLINE_SECONDS, options_for
 from sightline.client.transport.credentials import Credentials
 from sightline.client.transport.reopening import ReopeningChannel
 from sightline.client.transport.request_ids import RequestIds
+from sightline.client.transport.trace_headers import trace_headers
 
 AUTHORIZATION = "authorization"
 PROJECT = "sightline-project"
@@ -30,9 +31,7 @@ def open_channel(address: str, credentials: Credentials) -> tuple[grpc.Channel, 
         bare = ReopeningChannel(watched, lambda now: grpc.secure_channel(address, now, options=options))
     else:
         bare = grpc.insecure_channel(address, options=options)
-    interceptors: list[Any] = [_Deadline(), RequestIds()]
-    if credentials.has_token or credentials.project:
-        interceptors.append(_Caller(credentials.watch_token(warn), credentials.project))
+    interceptors: list[Any] = [_Deadline(), RequestIds(), _Caller(credentials.watch_token(warn), credentials.project)]
     return grpc.intercept_channel(bare, *interceptors), bare.close
 
 
@@ -54,8 +53,8 @@ def bearer(token: str) -> tuple[str, str]:
 
 
 def caller_metadata(token: str, project: str) -> list[tuple[str, str]]:
-    """The metadata that says who calls and in which project; nothing for what is empty."""
-    return [*([bearer(token)] if token else []), *([(PROJECT, project)] if project else [])]
+    """The metadata that says who calls, in which project and in which trace; nothing for what is empty."""
+    return [*([bearer(token)] if token else []), *([(PROJECT, project)] if project else []), *trace_headers()]
 
 
 def warn(error: Exception) -> None:
@@ -92,7 +91,7 @@ class _Caller(
     grpc.StreamUnaryClientInterceptor,
     grpc.StreamStreamClientInterceptor,
 ):
-    """Puts the current token and the project on each call that has none."""
+    """Puts the current token, the project and the caller's trace on each call that has none."""
 
     def __init__(self, token: Callable[[], str], project: str) -> None:
         self._token, self._project = token, project

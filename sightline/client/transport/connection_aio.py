@@ -30,13 +30,13 @@ def open_channel(address: str, credentials: Credentials) -> grpc.aio.Channel:
 
 
 class _Completing:
-    """Puts the current token and the project on each call that has none."""
+    """Puts the current token, the project and the caller's trace on each call that has none."""
 
     def __init__(self, token: Callable[[], str], project: str) -> None:
         self._token, self._project = token, project
 
     def _completed(self, details: Any, timeout: float | None = None) -> grpc.aio.ClientCallDetails:
-        """The details with token and project and, unless the caller set a deadline, this one."""
+        """The details with token, project and trace and, unless the caller set a deadline, this one."""
         metadata = grpc.aio.Metadata(*(details.metadata or ()))
         for name, value in caller_metadata(self._token(), self._project):
             if name not in metadata:

@@ -9,14 +9,18 @@ from datetime import timedelta
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
+from services.kit import callers, tracing
+from services.kit.callers import Caller
 from services.kit.clock import ManualClock
 from services.kit.consume import DEAD_LETTERS
 from services.kit.errors import EtagMismatch, Failure, Unavailable
 from services.kit.memory import MemoryRecords
 from services.kit.telemetry import MemoryTelemetry, Metric
 from services.trainer import metrics
-from services.trainer.reconcile.counts import FIRST_SCRAPE_SECONDS, Counts
+from services.trainer.origin import Origin
+from services.trainer.reconcile.counts import FIRST_SCRAPE_SECONDS, MAX_NAMED, OTHER, Counts
 from services.trainer.store import Store
 from services.trainer.tally import AttemptResult
 from services.trainer.work import MAX_ATTEMPTS_WITHOUT_COMMIT, Work
@@ -151,6 +155,32 @@ async def test_compute_counts_as_charged_or_not_and_the_wait_for_the_first_attem
         await at.reconcile()
         assert (at.seconds("true"), at.seconds("false")) == (12.5, 3.0)
         assert at.waits == [120.0]
+
+
+async def test_compute_counts_for_whoever_asked_from_0_on_and_for_the_first_fifty_by_name() -> None:
+    def asked_by(caller: str) -> Move:
+        return lambda work: replace(work, origin=Origin(caller=caller))
+
+    async with world() as at:
+        await at.do(asked_by("key:ann"))
+        await at.reconcile()
+        (telemetry,) = at.telemetry
+        assert any(name == metrics.CALLER_COMPUTE_SECONDS.name for name, _ in telemetry.values), "a rate needs its 0"
+        await at.do(taken(), succeeded)
+        await at.reconcile()
+        assert telemetry.value(metrics.CALLER_COMPUTE_SECONDS, caller="key:ann") == 12.5
+        labels = [at.replicas[0]._label(f"key:{number}") for number in range(MAX_NAMED)]
+        assert labels == [*(f"key:{number}" for number in range(MAX_NAMED - 1)), OTHER]
+
+
+def test_work_remembers_the_caller_and_the_trace_of_its_call() -> None:
+    assert Origin.current() == Origin()
+    token = callers.current.set(Caller("ann", frozenset()))
+    try:
+        with tracing.within(tracing.TraceContext("00-a-b-01")):
+            assert Origin.current() == Origin(traceparent="00-a-b-01", caller="key:ann")
+    finally:
+        callers.current.reset(token)
 
 
 async def test_another_pass_counts_nothing_twice_and_writes_nothing() -> None:
