@@ -171,7 +171,7 @@ async def test_the_latest_come_first_if_asked(suite: Suite, monkeypatch: pytest.
         await suite.delete(f"datasets/d{number}", "root" if number % 2 == 0 else "alice")
     await suite.written()
     found: list[str] = []
-    wanted = {"subject": "root", "rpc": "DeleteDataset", "start_time": before, "order_by": "time desc"}
+    wanted: dict[str, Any] = {"subject": "root", "rpc": "DeleteDataset", "start_time": before, "order_by": "time desc"}
     page = await suite.list(page_size=2, **wanted)
     while page.next_page_token:
         found += [event.resource for event in page.events]

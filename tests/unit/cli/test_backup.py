@@ -43,5 +43,5 @@ def test_a_folder_with_other_keys_is_refused_and_keeps_them(sightline: Command, 
     kept = {path.name: path.read_bytes() for path in (suite / "keys").iterdir()}
     ended = sightline("restore", copy, "--data", suite)
     assert ended.code == 1
-    assert "has keys that did not sign this backup's models; restore into a new folder" in " ".join(ended.err.split())
+    assert "has keys that did not sign the models of this backup; use a new folder" in " ".join(ended.err.split())
     assert {path.name: path.read_bytes() for path in (suite / "keys").iterdir()} == kept
