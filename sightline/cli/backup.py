@@ -66,9 +66,7 @@ def restore(
             if not (folder / SUMMARY).is_file():  # before anything of a suite is made
                 raise CommandError(f"{folder} is no complete backup: it has no {SUMMARY}")
             if signing.differ(folder, local):
-                raise CommandError(
-                    f"{local} has keys that did not sign this backup's models; restore into a new folder"
-                )
+                raise CommandError(f"{local} has keys that did not sign the models of this backup; use a new folder")
             signing.copy(folder, local)
         with _nats_alone(local):
             found = _run("restore", folder, data)
