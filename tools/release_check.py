@@ -14,6 +14,7 @@ from tools import wheels
 ROOT = wheels.ROOT
 BUF = ROOT / "node_modules/.bin/buf"
 LOCK = ROOT / "protos/lock.binpb"
+FIXTURES = "tests/fixtures/releases"
 # Other files that state the version, and how.
 STATED = {
     "package.json": r'^  "version": "(.*)"',
@@ -33,7 +34,13 @@ STATED = {
 def main() -> int:
     """Print one line per fault; return 1 if there is any."""
     version = wheels.version()
-    faults = [*versions(ROOT, version), *changelog((ROOT / "CHANGELOG.md").read_text(), version), *contract(), *built()]
+    faults = [
+        *versions(ROOT, version),
+        *fixtures(ROOT, version),
+        *changelog((ROOT / "CHANGELOG.md").read_text(), version),
+        *contract(),
+        *built(),
+    ]
     print("\n".join(faults) or f"{version} can be released")
     return 1 if faults else 0
 
@@ -47,6 +54,12 @@ def versions(root: Path, version: str) -> Iterator[str]:
         yield from (f"{name}: says {other}, pyproject.toml says {version}" for other in sorted(stated - {version}))
         if not stated:
             yield f"{name}: does not state the version where tools/release_check.py looks for it"
+
+
+def fixtures(root: Path, version: str) -> Iterator[str]:
+    """Whether later releases can test that they read what this one stores."""
+    if not (root / FIXTURES / version).is_dir():
+        yield f"{FIXTURES}/{version}: is missing; run `python -m tests.releases`, and commit what it makes"
 
 
 def changelog(text: str, version: str) -> Iterator[str]:

@@ -7,6 +7,7 @@ import msgspec
 
 from services.dataset.domain import FindingCounts
 from services.dataset.finding_rules import ANNOTATION_ERRORS, RULES, Severity
+from services.kit.masking import without_credentials
 from services.kit.plurals import counted, fill
 
 MAX_TEXT = 1024  # characters of a file name or value in a finding
@@ -51,6 +52,7 @@ def make(
 
 
 def _cut(text: str) -> str:
+    text = without_credentials(text)
     return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
 
 

@@ -1,7 +1,7 @@
 """Publishes jobs again for due work without a live lease, so that losing a job or the whole queue loses nothing."""
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -67,7 +67,7 @@ class Reconciler:
                 continue
             if found.value.state is not State.DELETING:
                 with suppress(Conflict):  # it has a new revision already
-                    await self.datasets.table.update(found.value.name, found.value, found.revision)
+                    await self.datasets.table.change(found.value.name, replace, found.etag)
 
     def _stalls(self, record: DatasetRecord, now: datetime) -> float:
         """How long a dataset with due work and no live lease has been stalled, in multiples of `stall_seconds`."""

@@ -233,6 +233,7 @@ class UploadRecords:
 class UploadReconciler:
     """Removes uploads that no dataset names any more, and those whose deletion was interrupted.
 
+    None expires while there is a dataset whose record this release cannot read: it may name any of them.
     Safe in several replicas, and beside CreateDataset: that marks the upload as used before it creates the dataset,
     and an upload is removed only at the revision at which it was found unused for `upload_expiry`.
     """
@@ -249,7 +250,9 @@ class UploadReconciler:
 
     async def reconcile(self) -> None:
         """One pass; errors are logged, and the next pass tries again."""
-        now, expiry = self.records.clock.now(), timedelta(hours=self.records.settings.upload_expiry_hours)
+        now = self.records.clock.now()
+        if self.datasets.unreadable:
+            _log.warning("upload_expiry_paused", unreadable=len(self.datasets.unreadable))
         named = {upload_of(key) for found in self.datasets.all() for key in self._keys(found.value)}
         for found in self.records.uploads.view.all():
             upload = found.value
@@ -258,12 +261,18 @@ class UploadReconciler:
                 try:
                     if upload.state is UploadState.DELETING and age > INTERRUPTED:
                         await self.records.remove(upload.name)
-                    elif upload.state is UploadState.ACTIVE and age > expiry and upload.name not in named:
+                    elif self._is_unused(upload, age, named):
                         await self.records.expire(found)
                         self.telemetry.add(metrics.EXPIRED)
                         _log.info("upload_expired", bytes=upload.size_bytes, files=upload.file_count)
                 except SightlineError as error:
                     _log.info("housekeeping_postponed", problem=error.message)
+
+    def _is_unused(self, upload: UploadRecord, age: timedelta, named: set[str]) -> bool:
+        expired = age > timedelta(hours=self.records.settings.upload_expiry_hours)
+        return (
+            upload.state is UploadState.ACTIVE and expired and upload.name not in named and not self.datasets.unreadable
+        )
 
     def _keys(self, dataset: DatasetRecord) -> list[str]:
         keys: list[str] = []

@@ -37,17 +37,15 @@ class BlobUris:
         try:
             parts = urlsplit(uri)
         except ValueError:
-            shown = uri.partition("?")[0]
-            raise UnreadableUri(uri=shown[:500], problem="it is malformed", bucket="BUCKET") from None
+            raise UnreadableUri(uri=uri, problem="it is malformed", bucket="BUCKET") from None
         plain = f"{parts.scheme.lower()}://{parts.netloc.lower()}{parts.path}"
         for blob, store in self.table:
             head, _, path = blob.partition("://")[2].partition("/")
             prefix = f"{blob.partition('://')[0].lower()}://{head.lower()}/{path}"
             if plain.startswith(prefix):
                 return store + unquote(plain.removeprefix(prefix))
-        shown = f"{parts.scheme}://{parts.netloc}{parts.path}"  # without a SAS token
         raise UnreadableUri(
-            uri=shown[:500],
+            uri=uri,
             problem="no entry of SIGHTLINE_BLOB_PREFIXES says where in the store this is",
             bucket="BUCKET",
         )

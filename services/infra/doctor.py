@@ -18,7 +18,7 @@ from typing import Literal
 from pydantic import SecretStr
 
 from services.infra.doctor_keys import check_keys
-from services.infra.doctor_machine import check_devices, check_folders, check_memory, check_weights
+from services.infra.doctor_machine import check_confinement, check_devices, check_folders, check_memory, check_weights
 from services.infra.doctor_nats import check_nats
 from services.infra.doctor_services import check_gateway, check_services
 from services.infra.doctor_store import check_store
@@ -37,6 +37,7 @@ class DoctorSettings(Settings):
     weights_dir: Path | None = None
     download_weights: bool = True
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    child_network: Literal["auto", "none", "shared"] = "auto"
     signing_key: SecretStr = SecretStr("")
     bundle_key: Path | None = None
     bundle_signatures: Literal["require", "accept", "off"] = "require"
@@ -89,6 +90,7 @@ def _checks(settings: DoctorSettings, nats_monitor: str) -> dict[str, Callable[[
         ),
         "devices": partial(check_devices, wanted=settings.device),
         "memory": check_memory,
+        "confinement": partial(check_confinement, network=settings.child_network),
         "folders": partial(check_folders, folders=folders),
         "weights": partial(check_weights, folder=settings.weights_dir, download=settings.download_weights),
     }

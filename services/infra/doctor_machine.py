@@ -11,9 +11,9 @@ import tempfile
 from pathlib import Path
 
 from services.infra.findings import GIB, Report
+from services.kit import confinement
 from services.kit.plurals import counted
 
-CGROUP = Path("/sys/fs/cgroup")
 WORKER_BYTES = 4 * GIB  # of memory, with which trainings of small networks succeed
 SHARED = Path("/dev/shm")  # noqa: S108 - it is measured, not written to
 HEADER = struct.Struct("<Q")
@@ -32,6 +32,8 @@ if found:
     torch.ones(8, device="cuda").sum().item()
 print(json.dumps({"torch": torch.__version__, "cuda": torch.version.cuda, "devices": found}))
 """
+# In a separate process, because it cannot be taken back.
+CONFINED = "from services.kit.confinement import *; print(leave_network(loopback=True), limit_memory(1 << 30))"
 
 
 async def check_devices(report: Report, wanted: str = "auto") -> None:
@@ -106,12 +108,11 @@ async def check_memory(report: Report) -> None:
 
 def _limit(report: Report) -> None:
     """What a container may use, by the files of cgroup v2 or v1."""
-    limit = _number("memory.max") or _number("memory/memory.limit_in_bytes")
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if not 0 < limit < physical:
-        report.ok(f"memory: all of this machine's {physical / GIB:.1f} GiB, without a limit")
+    limit = confinement.memory_limit()
+    if not limit:
+        report.ok(f"memory: all of this machine's {confinement.physical_memory() / GIB:.1f} GiB, without a limit")
         return
-    used = _number("memory.current") or _number("memory/memory.usage_in_bytes")
+    used = confinement.cgroup_number("memory.current") or confinement.cgroup_number("memory/memory.usage_in_bytes")
     text = f"memory: a limit of {limit / GIB:.1f} GiB, {used / GIB:.1f} of them in use"
     if limit < WORKER_BYTES:
         remedy = f"a trainer worker needs {WORKER_BYTES // GIB} GiB or more, as the manifests have it; others need less"
@@ -120,12 +121,27 @@ def _limit(report: Report) -> None:
         report.ok(text)
 
 
-def _number(name: str) -> int:
-    """The number in a file of the cgroup; 0 if there is none, as for `max`."""
-    try:
-        return int((CGROUP / name).read_text())
-    except (OSError, ValueError):
-        return 0
+async def check_confinement(report: Report, network: str = "auto") -> None:
+    """Whether processes that read callers' data can be kept from the network, and their memory limited."""
+    status, said, _ = await _run(sys.executable, "-c", CONFINED)
+    alone, limited = (word == "True" for word in (said.split() if status == 0 else ["False", "False"]))
+    readers = "decoders and training children"
+    if not alone:
+        remedy = (
+            "allow user namespaces: sysctl user.max_user_namespaces, kernel.apparmor_restrict_unprivileged_userns=0,"
+            " or a seccomp profile that has unshare"
+        )
+        report.warn(f"{readers} share this machine's network: the system does not allow them one of their own", remedy)
+    elif network == "shared" or (network == "auto" and confinement.has_gpu()):
+        report.ok(
+            "decoders have no network; training children keep it, by SIGHTLINE_CHILD_NETWORK or as there is a GPU"
+        )
+    else:
+        report.ok(f"{readers} have no network")
+    if limited:
+        report.ok("their memory can be limited")
+    else:
+        report.warn("their memory cannot be limited by themselves", "limit the memory of the worker's container")
 
 
 async def check_folders(report: Report, folders: dict[str, Path | None]) -> None:

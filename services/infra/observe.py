@@ -17,6 +17,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from services.infra.liveness import Pulse
 from services.kit import log, tracing
+from services.kit.masking import masked_urls
 from services.kit.settings import Settings
 from services.kit.telemetry import Metric, MetricKind
 from services.kit.tracing import NO_ATTRIBUTES, Attributes, NoTracer, Span, SpanKind, TraceContext, Tracer
@@ -59,6 +60,7 @@ def configure_logging(service: str, level: str = "INFO", stream: TextIO | None =
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.JSONRenderer(default=str, ensure_ascii=False),
+                _without_credentials,
             ],
             foreign_pre_chain=chain,
         )
@@ -80,6 +82,11 @@ def _log_warning(message: Warning | str, category: type[Warning], *_place: objec
 def _quotes_no_metadata(record: logging.LogRecord) -> bool:
     """Drops gRPC's message about metadata that is not UTF-8: it may quote a token with a stray byte."""
     return not str(record.msg).startswith("Invalid encoding")
+
+
+def _without_credentials(_logger: WrappedLogger, _method: str, line: EventDict | str) -> str:
+    """A rendered line; what libraries quote in it, such as the url of a server with its password, is masked."""
+    return masked_urls(str(line)) if "://" in line else str(line)
 
 
 def _unfold(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

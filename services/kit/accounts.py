@@ -130,7 +130,7 @@ class Accounts:
                 return
             try:
                 if found.revision:
-                    await self._table.update(decided.name, decided, found.revision)
+                    await self._table.update(decided.name, decided, found)
                 else:
                     await self._table.create(decided.name, decided)
             except (Conflict, RecordExists):

@@ -1,5 +1,6 @@
 """The port to the blob store: immutable bytes under keys."""
 
+import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from services.kit.errors import BlobNotFound, UnreadableUri
 from sightline.blob_keys import fault_of_key
 
 PIECE_BYTES = 1 << 20
+_SIGNED = re.compile(r"[?&](X-Amz-[A-Za-z-]+|Signature|sig)=", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,10 @@ def from_uri(uri: str, bucket: str) -> str:
     if scheme != "s3":
         raise UnreadableUri(uri=uri, problem=f"the scheme {scheme!r} is not s3", bucket=bucket)
     found, _, key = rest.partition("/")
+    if "@" in found:
+        raise UnreadableUri(uri=uri, problem="it has a user or a password, which are not needed", bucket=bucket)
+    if _SIGNED.search(key):
+        raise UnreadableUri(uri=uri, problem="it is presigned, which is not needed; leave out its `?…`", bucket=bucket)
     if found != bucket:
         raise UnreadableUri(uri=uri, problem=f"the bucket {found!r} is not the store's", bucket=bucket)
     if fault := fault_of_key(key):

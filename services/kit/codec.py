@@ -11,6 +11,7 @@ from typing import TypeVar, cast
 import msgspec
 
 T = TypeVar("T")
+_FORMAT = b'"record_format"'
 _TOO_DEEP = "its values are nested too deeply"
 
 
@@ -25,6 +26,15 @@ def decode(data: bytes, type_: type[T]) -> T:
     A number where a timedelta belongs is seconds, as older records have it.
     """
     return parse(data, type_, strict=False)
+
+
+class _Format(msgspec.Struct):
+    record_format: int = 0
+
+
+def record_format(data: bytes) -> int:
+    """What a record says of its format, 0 if nothing; ValueError."""
+    return parse(data, _Format).record_format if _FORMAT in data else 0
 
 
 def parse(data: bytes, type_: type[T], *, strict: bool = True) -> T:

@@ -35,6 +35,7 @@ from datetime import timedelta
 from enum import IntEnum
 from typing import ClassVar, Self
 
+from services.kit.masking import without_credentials
 from services.kit.plurals import fill
 
 DOMAIN = "sightline"
@@ -81,8 +82,8 @@ class SightlineError(Exception):
     """The base of all our errors.
 
     A subclass's `template`, filled by `plurals.fill`, is its message. Its variables are passed by name and become
-    metadata, so that programs find in the metadata whatever people read in the message. `retry` says that the same call
-    may succeed later, unchanged.
+    metadata, so that programs find in the metadata whatever people read in the message. What uris have as passwords and
+    parameters is masked in them. `retry` says that the same call may succeed later, unchanged.
     """
 
     code: Code = Code.INTERNAL
@@ -95,7 +96,7 @@ class SightlineError(Exception):
     resource_type: ClassVar[str] = ""  # "dataset", "model", ... if the error is about one resource
 
     def __init__(self, **variables: object) -> None:
-        self.metadata = {name: shortened(str(value)) for name, value in variables.items()}
+        self.metadata = {name: shortened(without_credentials(str(value))) for name, value in variables.items()}
         self.message = fill(self.template, self.metadata)
         super().__init__(self.message)
 
@@ -706,9 +707,10 @@ class BundleUnusable(Internal):
 
 
 class RecordUnusable(Internal):
-    """A record that this version cannot read: written by a newer version, or by hand."""
+    """A record that this version cannot read: written by a newer version, or by hand. Nothing changes it."""
 
-    template = "The record of {name} cannot be read: {problem}. An operator must repair or delete it."
+    reason = "recordUnusable"
+    template = "The record of {name} cannot be read: {problem}. Run the release that wrote it, or repair it."
 
 
 class UnknownTrainingError(Internal):

@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol, TypeVar
 
-from services.kit import codec
+from services.kit import codec, unknown_fields
 from services.kit.errors import (
     Conflict,
     EtagMismatch,
@@ -15,6 +15,7 @@ from services.kit.errors import (
 
 T = TypeVar("T")
 MAX_RECORD_BYTES = 256 * 1024
+RECORD_FORMAT = 1  # of a record without `record_format`; higher once an older release must not touch what is written
 _KEY = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
 
 
@@ -93,6 +94,7 @@ class Versioned(Generic[T]):
 
     value: T
     revision: int
+    stored: bytes = field(default=b"", compare=False, repr=False)  # the record, as a table read or wrote it
 
     @property
     def etag(self) -> str:
@@ -101,38 +103,48 @@ class Versioned(Generic[T]):
 
 
 def decoded(record: Record, type_: type[T]) -> Versioned[T]:
-    """The resource in a record; RecordUnusable if it cannot be read."""
+    """The resource in a record; RecordUnusable if it cannot be read, or if a newer release forbids it."""
     try:
+        if (format_ := codec.record_format(record.value) or RECORD_FORMAT) > RECORD_FORMAT:
+            raise ValueError(f"its record format is {format_}, and this release knows those up to {RECORD_FORMAT}")
         return Versioned(codec.decode(record.value, type_), record.revision)
     except ValueError as error:
         raise RecordUnusable(name=record.key, problem=error) from error
 
 
 class Table(Generic[T]):
-    """Resources of one type: typed reads, and compare-and-set writes. RecordUnusable if one cannot be read."""
+    """Resources of one type: typed reads, and compare-and-set writes. RecordUnusable if one cannot be read.
+
+    What a newer release has added to a record stays in it; see `unknown_fields`.
+    """
 
     def __init__(self, records: Records, type_: type[T]) -> None:
         self._records = records
         self._type = type_
 
     @staticmethod
-    def _encode(name: str, value: object) -> bytes:
+    def _encode(name: str, value: object, replaced: Versioned[T] | None = None) -> bytes:
         data = codec.encode(value)
+        if replaced:
+            data = unknown_fields.kept(data, codec.encode(replaced.value), replaced.stored)
         if len(data) > MAX_RECORD_BYTES:
             raise InvalidRequest(field=name, problem=f"{len(data)} bytes are more than a record's {MAX_RECORD_BYTES}")
         return data
 
     async def get(self, name: str) -> Versioned[T]:
         """The resource as of now; RecordNotFound."""
-        return decoded(await self._records.get(name), self._type)
+        record = await self._records.get(name)
+        return replace(decoded(record, self._type), stored=record.value)
 
     async def create(self, name: str, value: T) -> Versioned[T]:
         """Adds the resource; RecordExists."""
-        return Versioned(value, await self._records.create(name, self._encode(name, value)))
+        data = self._encode(name, value)
+        return Versioned(value, await self._records.create(name, data), data)
 
-    async def update(self, name: str, value: T, revision: int) -> Versioned[T]:
-        """Replaces the resource at the given revision; Conflict."""
-        return Versioned(value, await self._records.update(name, self._encode(name, value), revision))
+    async def update(self, name: str, value: T, found: Versioned[T]) -> Versioned[T]:
+        """Replaces the resource as `get` or `create` returned it; Conflict if it has changed since."""
+        data = self._encode(name, value, found)
+        return Versioned(value, await self._records.update(name, data, found.revision), data)
 
     async def change(self, name: str, decide: Callable[[T], T], etag: str = "") -> Versioned[T]:
         """Applies a pure decision to the current value and writes the result; repeats it after every lost race.
@@ -149,7 +161,7 @@ class Table(Generic[T]):
             if decided is present.value:
                 return present
             try:
-                return await self.update(name, decided, present.revision)
+                return await self.update(name, decided, present)
             except Conflict:
                 continue
 

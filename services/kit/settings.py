@@ -271,6 +271,13 @@ class _SecretFiles(PydanticBaseSettingsSource):
         return found
 
 
+def secret_variables(settings: type[Settings]) -> frozenset[str]:
+    """The variables with secrets, with the files of secrets, or with a url that may have a password."""
+    names = {name for name, field in settings.model_fields.items() if field.annotation is SecretStr}
+    variables = {f"SIGHTLINE_{name.upper()}" for name in names}
+    return frozenset(variables | {f"{one}_FILE" for one in variables} | {"SIGHTLINE_NATS_URL", "SIGHTLINE_AUTH_JWKS"})
+
+
 S = TypeVar("S", bound=Settings)
 
 

@@ -24,7 +24,7 @@ class View(Generic[T]):
     `run` keeps it current until cancelled. When the store is lost, the view keeps its last state and resynchronises
     from scratch when the store is back. To read its own writes, a reader waits with `caught_up(revision)`. Until the
     first sync reads raise Unavailable: a partial view is never shown as complete. A record that cannot be read is
-    logged and left out, so that it affects no other resource.
+    logged and left out, so that it affects no other resource; `unreadable` tells whoever acts on what is missing.
     """
 
     def __init__(self, records: Records, type_: type[T], *collections: str, retry_seconds: float = 0.5) -> None:
@@ -37,6 +37,7 @@ class View(Generic[T]):
         self._ordered: list[Versioned[T]] | None = None  # the items in that order; None: neither is current
         self._revision = 0
         self._version = 0
+        self.unreadable: frozenset[str] = frozenset()  # names of the records that were left out
         self._synced = asyncio.Event()
         self._moved = asyncio.Condition()
 
@@ -50,6 +51,7 @@ class View(Generic[T]):
 
     async def _watch(self) -> None:
         fresh: dict[str, Versioned[T]] | None = {}
+        unreadable: set[str] = set()
         revision = 0
         with ExitStack() as loading:
             loading.enter_context(heap.loading())
@@ -58,10 +60,12 @@ class View(Generic[T]):
                 revision = max(revision, change.revision)
                 match change:
                     case Record(key) if (found := self._read(change)) is not None:
+                        unreadable.discard(key)
                         if fresh is None:
                             self._order(key, found)
                         items[key] = found
                     case Record(key) | Deleted(key):
+                        (unreadable.add if isinstance(change, Record) else unreadable.discard)(key)
                         items.pop(key, None)
                         self._ordered = None
                     case Synced():
@@ -69,6 +73,7 @@ class View(Generic[T]):
                         loading.close()
                         self._synced.set()
                 if fresh is None:
+                    self.unreadable = frozenset(unreadable)
                     async with self._moved:
                         self._revision = max(self._revision, revision)
                         self._version += 1

@@ -155,7 +155,8 @@ async def work(settings: TrainerSettings, stop: asyncio.Event, *, once: bool = F
     async with AsyncExitStack() as stack:
         telemetry = stack.enter_context(observe.measured("trainer-worker", settings, metrics.WORKER))
         telemetry.set(metrics.WORKER_READY, 0)
-        command = (*COMMAND, settings.device, str(settings.processes))
+        limits = settings.child_network, str(settings.child_memory_bytes)
+        command = (*COMMAND, settings.device, str(settings.processes), *limits)
         pool = ChildPool(settings.threads, command, hang_seconds=settings.hang_seconds, spares=not once)
         stack.push_async_callback(pool.close)
         pool.prepare()

@@ -121,6 +121,8 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     devices: int = 1  # how many of them compute a training together
     memory_bytes: int = 0  # of a GPU
     problem: str = ""  # why it does not use a GPU that is there
+    network: str = "shared"  # `none` if it has left it, `refused` if the system did not let it
+    memory_limit_bytes: int = 0  # 0: none
 
 
 class Unusable(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -19,6 +19,7 @@ from typing import NoReturn
 import numpy as np
 from PIL import Image
 
+from services.kit.confinement import leave_network
 from services.kit.errors import InvalidImage, InvalidImageSize
 from services.vision.decode import ImageInfo, decode_sizes, inspect
 from services.vision.decode_messages import (
@@ -41,7 +42,7 @@ from sightline.images import libtiff
 ORDER = struct.Struct("<cI")  # FORK with two descriptors, or END with a process id
 REPLY = struct.Struct("<iiqd")  # process id, exit status, most resident bytes, CPU-seconds
 FORK, END = b"f", b"e"
-_NEW_NETWORK, _NEW_USER, _PARENT_DEATH = 0x40000000, 0x10000000, 1
+_PARENT_DEATH = 1
 _MOST_FILES = 32
 
 
@@ -49,7 +50,7 @@ def main() -> NoReturn:
     """Serves the orders until the parent closes the connection."""
     control = socket.socket(fileno=int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent decides
-    isolated = _leave_network()
+    isolated = leave_network()
     Image.init()
     libtiff.silence()
     warnings.simplefilter(
@@ -83,15 +84,6 @@ def _end(pid: int) -> bytes:
     _, status, used = os.wait4(pid, 0)
     unit = 1 if sys.platform == "darwin" else 1024
     return REPLY.pack(pid, status, used.ru_maxrss * unit, used.ru_utime + used.ru_stime)
-
-
-def _leave_network() -> bool:
-    """Moves into a network without interfaces; False where the system does not allow it."""
-    try:
-        unshare = ctypes.CDLL(None).unshare
-    except AttributeError:
-        return False
-    return unshare(_NEW_USER | _NEW_NETWORK) == 0 or unshare(_NEW_NETWORK) == 0
 
 
 def _serve(connection: socket.socket, file: int) -> NoReturn:

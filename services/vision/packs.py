@@ -4,9 +4,12 @@ A file without a description is trusted as it is: it has no digest to check.
 """
 
 import hashlib
+import urllib.request
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import msgspec
 
@@ -14,6 +17,7 @@ from services.kit import codec
 from services.vision.card import IMAGENET_MEAN, IMAGENET_STD, InputRule
 from services.vision.catalogue import BACKBONES, Entry, Package
 
+TIMEOUT_SECONDS = 5.0  # to connect, and between two reads
 WEIGHTS_SUFFIX, DESCRIPTION_SUFFIX = ".safetensors", ".json"
 ALLOWED_LICENCES = ("Apache-2.0", "MIT", "BSD-2-Clause", "BSD-3-Clause")
 
@@ -136,3 +140,9 @@ def file_digest(path: Path) -> str:
     """The SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def open_url(url: str) -> AbstractContextManager[BinaryIO]:
+    """The body of a response."""
+    response = urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS)  # noqa: S310 - only URLs from our catalogue
+    return cast(AbstractContextManager[BinaryIO], response)

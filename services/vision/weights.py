@@ -5,7 +5,6 @@ import http.client
 import os
 import shutil
 import tempfile
-import urllib.request
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -30,11 +29,11 @@ from services.vision.packs import (
     PackUnusable,
     file_digest,
     installed,
+    open_url,
     read_pack,
     require_fit,
 )
 
-TIMEOUT_SECONDS = 5.0  # to connect, and between two reads
 _CHUNK_BYTES = 1 << 20
 
 Opener = Callable[[str], AbstractContextManager[BinaryIO]]
@@ -263,9 +262,3 @@ def _moved(source: Path, target: Path) -> Path:
         shutil.copyfileobj(content, file)
     os.replace(file.name, target)  # noqa: PTH105 - Path.replace would need the name as a Path first
     return target
-
-
-def open_url(url: str) -> AbstractContextManager[BinaryIO]:
-    """The body of a response."""
-    response = urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS)  # noqa: S310 - only URLs from our catalogue
-    return cast(AbstractContextManager[BinaryIO], response)

@@ -18,7 +18,7 @@ SightlineError
 ├── Unauthenticated, PermissionDenied, ProjectDenied
 ├── Unimplemented: NotServedYet, UnknownMethod
 ├── Unavailable: Draining, Overloaded, StreamExpired, StreamIdle, EstimateTimedOut, ExportTimedOut, Unreachable
-├── InternalError: BundleUnusable
+├── InternalError: BundleUnusable, RecordUnusable
 └── AddressError, CredentialsError: wrong settings for reaching the services
 """
 
@@ -680,6 +680,12 @@ class BundleUnusable(InternalError):
     """A model's files are damaged."""
 
     reason = "bundleUnusable"
+
+
+class RecordUnusable(InternalError):
+    """A record that the services' release cannot read: a newer one wrote it, or it is damaged."""
+
+    reason = "recordUnusable"
 
 
 class AddressError(SightlineError, ValueError):

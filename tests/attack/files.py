@@ -12,7 +12,8 @@ import grpc
 
 from sightline.v1 import prediction_service_pb2 as pb
 from sightline.v1.prediction_service_pb2_grpc import PredictionServiceStub
-from tests.attack.kinds import KINDS, MODEL, Target, attack_on, channel_to
+from tests.attack.frames import KINDS
+from tests.attack.kinds import MODEL, Target, attack_on, channel_to
 from tests.support.hostile_images import giants, jpeg_of_scans, progressive_giant, rle_bitmap, tiff_of_one_strip
 
 __all__ = ["KINDS"]

@@ -1,6 +1,7 @@
-"""The attacks on a dataset api, and how attacks are registered; those by files are in `tests.attack.files`.
+"""The attacks on a dataset api, and how attacks are registered; those by frames of HTTP/2 are in
+`tests.attack.frames`, those by files in `tests.attack.files`.
 
-To add one, decorate a function with `attack`, or `attack_on` another service, in one of these two modules.
+To add one, decorate a function with `attack`, or `attack_on` another service, in one of these modules.
 """
 
 from __future__ import annotations
@@ -87,13 +88,13 @@ async def strike(kind: str, target: Target) -> None:
 @attack
 async def half_open_health(target: Target) -> None:
     """Health checks whose request never comes, without a token."""
-    await _on_connections(target, lambda link: _open(link, target, HEALTH))
+    await on_connections(target, lambda link: _open(link, target, HEALTH))
 
 
 @attack
 async def half_open_calls(target: Target) -> None:
     """A viewer's calls whose request never comes."""
-    await _on_connections(target, lambda link: _open(link, target, LIST, target.tokens["viewer"]))
+    await on_connections(target, lambda link: _open(link, target, LIST, target.tokens["viewer"]))
 
 
 @attack
@@ -126,7 +127,7 @@ async def watches(target: Target) -> None:
 @attack
 async def health_watches(target: Target) -> None:
     """Health's Watch streams without a token."""
-    await _on_connections(target, lambda link: _open(link, target, "/grpc.health.v1.Health/Watch", data=message(b"")))
+    await on_connections(target, lambda link: _open(link, target, "/grpc.health.v1.Health/Watch", data=message(b"")))
 
 
 @attack
@@ -143,7 +144,7 @@ async def slow_uploads(target: Target) -> None:
                 link.writer.write(frame(DATA, 0, b"\0", stream))
             await link.writer.drain()
 
-    await _on_connections(target, drip)
+    await on_connections(target, drip)
 
 
 @attack
@@ -153,7 +154,7 @@ async def unread_answers(target: Target) -> None:
     async def ask(link: Frames) -> None:
         await _open(link, target, HEALTH, data=message(b""))
 
-    await _on_connections(target, ask, settings=NO_WINDOW, source=ANOTHER_HOST)
+    await on_connections(target, ask, settings=NO_WINDOW, source=ANOTHER_HOST)
 
 
 @attack
@@ -168,7 +169,7 @@ async def rapid_reset(target: Target) -> None:
                 await link.writer.drain()
                 await asyncio.sleep(0)
 
-    await _on_connections(target, reset, connections=4)
+    await on_connections(target, reset, connections=4)
 
 
 @attack
@@ -226,7 +227,7 @@ async def _open(
         await link.writer.drain()
 
 
-async def _on_connections(
+async def on_connections(
     target: Target,
     act: Callable[[Frames], Awaitable[None]],
     connections: int = 0,

@@ -35,6 +35,13 @@ def test_a_file_that_states_another_version_is_reported(root: Path, name: str) -
     assert list(release_check.versions(root, version)) == [f"{name}: says 9.9.9, pyproject.toml says {version}"]
 
 
+def test_a_release_has_fixtures_from_which_later_ones_are_upgraded(tmp_path: Path) -> None:
+    version = wheels.version()
+    assert list(release_check.fixtures(wheels.ROOT, version)) == []
+    (fault,) = release_check.fixtures(tmp_path, version)
+    assert f"tests/fixtures/releases/{version}: is missing" in fault
+
+
 def test_a_file_that_no_longer_states_the_version_is_reported(root: Path) -> None:
     (root / "package.json").write_text("{}\n")
     (fault,) = release_check.versions(root, wheels.version())

@@ -66,9 +66,9 @@ KEPT = ("datasets/pets", "models/m", "models/m/evaluations/e", "batchPredictions
 
 
 @asynccontextmanager
-async def _suite(folder: Path) -> AsyncGenerator[Suite]:
+async def suite_of_one(folder: Path, **ports: Any) -> AsyncGenerator[Suite]:
     """The services, with one of everything in the project acme, and little room for more."""
-    async with suite(folder) as made:
+    async with suite(folder, **ports) as made:
         made.key("ann", "admin", "acme")
         await made.register("pets", "ann")
         await made.train("m", "datasets/pets", "ann")
@@ -84,7 +84,7 @@ async def requests(folder: Path) -> AsyncGenerator[Execute]:
 
     valid = valid_requests(KNOWN["annotation_file_uris"][0])
 
-    async with _suite(folder) as made:
+    async with suite_of_one(folder) as made:
 
         async def execute(random: Random) -> str:
             path = random.choice(list(EVERYTHING))
@@ -104,12 +104,12 @@ async def requests(folder: Path) -> AsyncGenerator[Execute]:
                 data = message.SerializeToString()
                 sent.append(mutated(data, random) if random.random() < 0.2 and "Delete" not in rpc.name else data)
             channel = made.channels[rpc.containing_service.name]
-            return await _answer(channel, path, sent, [bearer(made.tokens["ann"])], random)
+            return await answer(channel, path, sent, [bearer(made.tokens["ann"])], random)
 
         yield execute
 
 
-async def _answer(channel: grpc.aio.Channel, path: str, sent: list[bytes], metadata: Any, random: Random) -> str:
+async def answer(channel: grpc.aio.Channel, path: str, sent: list[bytes], metadata: Any, random: Random) -> str:
     """The status of the call; AssertionError if it is none that the contract has, or says nothing."""
     rpc = EVERYTHING[path]
     kinds = {(False, False): channel.unary_unary, (False, True): channel.unary_stream,
@@ -148,6 +148,22 @@ def _require_named(path: str, error: grpc.aio.AioRpcError) -> None:
     assert status.message, said
 
 
+PATHS = [(one.method, api.prefix + one.path, one.query) for api in apis.served() for one in api.operations]
+
+
+@asynccontextmanager
+async def gateway_of(made: Suite) -> AsyncGenerator[Any]:
+    """A client of a gateway in front of the services."""
+    settings = GatewaySettings(
+        auth_keys=made.keys_file, blob_prefixes="https://h/=s3://sightline/projects/acme/uploads/pets/"
+    )
+    async with AsyncStubs(made.addresses, Credentials()) as stubs:
+        services, served_apis = services_of(stubs), apis.served()
+        front = Front(Gateway(services, settings, served_apis), Studio(services, settings, SHRINK), PREFIX)
+        async with served(front, settings, guard_of(settings)) as client:
+            yield client
+
+
 @target
 async def gateway(folder: Path) -> AsyncGenerator[Execute]:
     """Requests over HTTP: the paths of Azure's APIs and of the studio, with parameters, JSON, forms and images."""
@@ -164,37 +180,23 @@ async def gateway(folder: Path) -> AsyncGenerator[Execute]:
         {"name": "a", "settings": {"domainId": "b"}, "tags": []},
     ]
     form = b'--b\r\nContent-Disposition: form-data; name="a"; filename="a.png"\r\n\r\n' + IMAGE + b"\r\n--b--\r\n"
-    async with _suite(folder) as made:
-        settings = GatewaySettings(
-            auth_keys=made.keys_file, blob_prefixes="https://h/=s3://sightline/projects/acme/uploads/pets/"
-        )
-        async with AsyncStubs(made.addresses, Credentials()) as stubs:
-            services, served_apis = services_of(stubs), apis.served()
-            front = Front(Gateway(services, settings, served_apis), Studio(services, settings, SHRINK), PREFIX)
-            paths = [(one.method, api.prefix + one.path, one.query) for api in served_apis for one in api.operations]
-            async with served(front, settings, guard_of(settings)) as client:
+    async with suite_of_one(folder) as made, gateway_of(made) as client:
 
-                async def execute(random: Random) -> str:
-                    method, path, queries = random.choice(paths)
-                    while "{" in path:
-                        head, _, tail = path.partition("{")
-                        path = head + quote(random.choice(words), safe="%") + tail.partition("}")[2]
-                    query = {
-                        one: name(random).encode(errors="replace").decode() for one in queries if random.random() < 0.5
-                    }
-                    kind = random.choice(
-                        ("application/json", "multipart/form-data; boundary=b", "image/png", "", "text/x")
-                    )
-                    body = mutated_json(random.choice(bodies), random) if "json" in kind else mutated(form, random)
-                    headers = {"content-type": kind, "authorization": f"Bearer {made.tokens['ann']}"}
-                    response = await client.request(
-                        method, path, params=query, content=body, headers=headers, timeout=30
-                    )
-                    assert response.status_code < 500 or response.status_code in (501, 503, 504), (
-                        f"{method} {path} {query}: {response.status_code} {response.text[:300]}"
-                    )
-                    if response.status_code >= 400:
-                        assert json.loads(response.content), f"{method} {path}"
-                    return str(response.status_code)
+        async def execute(random: Random) -> str:
+            method, path, queries = random.choice(PATHS)
+            while "{" in path:
+                head, _, tail = path.partition("{")
+                path = head + quote(random.choice(words), safe="%") + tail.partition("}")[2]
+            query = {one: name(random).encode(errors="replace").decode() for one in queries if random.random() < 0.5}
+            kind = random.choice(("application/json", "multipart/form-data; boundary=b", "image/png", "", "text/x"))
+            body = mutated_json(random.choice(bodies), random) if "json" in kind else mutated(form, random)
+            headers = {"content-type": kind, "authorization": f"Bearer {made.tokens['ann']}"}
+            response = await client.request(method, path, params=query, content=body, headers=headers, timeout=30)
+            assert response.status_code < 500 or response.status_code in (501, 503, 504), (
+                f"{method} {path} {query}: {response.status_code} {response.text[:300]}"
+            )
+            if response.status_code >= 400:
+                assert json.loads(response.content), f"{method} {path}"
+            return str(response.status_code)
 
-                yield execute
+        yield execute

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
+from tests.attack import escapes
+
 NUMBERS = (0, 1, 2, 7, 8, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x10000, 0x7FFFFFFF, 0xFFFFFFFF, 1 << 40, (1 << 63) - 1)
 MOST_BYTES = 1 << 16  # of a mutated input; what grows with each change stays small
 VALUES: tuple[Any, ...] = (
@@ -213,7 +215,9 @@ def _changed(content: Any, random: Random) -> Any:
 
 
 def name(random: Random, words: Sequence[str] = NAMES) -> str:
-    """A name, path or uri of parts that are valid, hostile or both."""
+    """A name, path or uri of parts that are valid, hostile or both, or one of the tables of escapes."""
+    if words is NAMES and random.random() < 0.2:
+        return random.choice(random.choice((escapes.NAMES, escapes.URIS)))
     parts = [random.choice(words) for _ in range(random.choice((1, 1, 2, 2, 3, 4, 6)))]
     text = random.choice(("/", "/", "", "\\", "%2f", ".")).join(parts)
     return text if random.random() < 0.9 else mutated(text.encode(errors="replace"), random).decode(errors="replace")

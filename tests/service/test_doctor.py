@@ -24,7 +24,7 @@ from nats.js.api import PersistMode, StreamConfig
 from services.infra import doctor_machine, findings
 from services.infra.doctor import DoctorSettings
 from services.infra.doctor_keys import check_keys
-from services.infra.doctor_machine import check_devices, check_folders, check_memory, check_weights
+from services.infra.doctor_machine import check_confinement, check_devices, check_folders, check_memory, check_weights
 from services.infra.doctor_nats import check_nats
 from services.infra.doctor_services import check_gateway, check_services
 from services.infra.doctor_store import check_store
@@ -33,6 +33,7 @@ from services.infra.jetstream import connect
 from services.infra.jetstream_queue import STREAM as JOBS
 from services.infra.jetstream_queue import JetStreamQueue
 from services.infra.jetstream_records import JetStreamRecords
+from services.kit import confinement
 from sightline.client import signing_keys
 from sightline.local.nats_users import ADMIN, USERS, authorization
 from tests.support.runtime import serving
@@ -324,7 +325,7 @@ async def test_little_shared_memory_is_a_warning(monkeypatch: pytest.MonkeyPatch
 async def test_a_limit_of_memory_is_told_and_a_small_one_is_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor_machine, "CGROUP", tmp_path)
+    monkeypatch.setattr(confinement, "CGROUP", tmp_path)
     monkeypatch.setattr(doctor_machine, "WORKER_BYTES", 2**20)
     for text, level, said in (
         ("max", Level.OK, "without a limit"),
@@ -333,6 +334,20 @@ async def test_a_limit_of_memory_is_told_and_a_small_one_is_a_warning(
     ):
         (tmp_path / "memory.max").write_text(f"{text}\n")
         assert said in texts(await found("memory", check_memory), level)
+
+
+async def test_what_processes_give_up_is_told_as_it_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = await found("confinement", check_confinement)
+    allowed = "have no network" in texts(told, Level.OK)
+    assert allowed or "do not allow" in texts(told, Level.WARNING) or "does not allow" in texts(told, Level.WARNING)
+    assert "their memory can be limited" in texts(told, Level.OK)
+    monkeypatch.setattr(doctor_machine, "CONFINED", "print(False, False)")
+    refused = texts(await found("confinement", check_confinement), Level.WARNING)
+    assert "share this machine's network" in refused
+    assert "cannot be limited" in refused
+    monkeypatch.setattr(doctor_machine, "CONFINED", "print(True, True)")
+    monkeypatch.setattr(confinement, "has_gpu", lambda: True)
+    assert "training children keep it" in texts(await found("confinement", check_confinement), Level.OK)
 
 
 async def test_keys_that_do_not_fit_or_cannot_be_used_are_faults(tmp_path: Path) -> None:

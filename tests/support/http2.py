@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, RESET, SETTINGS, PING, GOAWAY, WINDOW = 0, 1, 3, 4, 6, 7, 8
+DATA, HEADERS, PRIORITY, RESET, SETTINGS, PING, GOAWAY, WINDOW, CONTINUATION = 0, 1, 2, 3, 4, 6, 7, 8, 9
 ACK = END_STREAM = 1
 END_HEADERS = 4
 CANCEL = (8).to_bytes(4, "big")
@@ -22,7 +22,22 @@ def call_headers(path: str, token: str = "") -> bytes:
     """The headers of a gRPC call in HPACK, without compression."""
     headers = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "x", "te": "trailers"}
     headers |= {"content-type": "application/grpc"} | ({"authorization": f"Bearer {token}"} if token else {})
-    return b"".join(b"\0" + _text(name) + _text(value) for name, value in headers.items())
+    return b"".join(_header(name, value) for name, value in headers.items())
+
+
+def repeated(name: str, value: str, least_bytes: int) -> bytes:
+    """A header, as often as fills so many bytes."""
+    header = _header(name, value)
+    return header * -(-least_bytes // len(header))
+
+
+def remembered(name: str, value: str) -> bytes:
+    """A header that the server keeps: from then on, the byte 0xbe stands for it."""
+    return b"\x40" + _text(name) + _text(value)
+
+
+def _header(name: str, value: str) -> bytes:
+    return b"\0" + _text(name) + _text(value)
 
 
 def message(data: bytes) -> bytes:

@@ -107,9 +107,9 @@ async def never() -> None:
 class Suite:
     """The running suite. Each call names its project and the key of its caller."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **ports: Any) -> None:
         self.folder = folder
-        self.world = datasets.World()
+        self.world = datasets.World(**ports)
         self.blobs: Any = self.world.blobs
         self.keys_file = folder / "keys"
         self.tokens: dict[str, str] = {}
@@ -246,9 +246,9 @@ class Suite:
 
 
 @asynccontextmanager
-async def suite(folder: Path) -> AsyncGenerator[Suite]:
-    """The suite, serving."""
-    made = Suite(folder)
+async def suite(folder: Path, **ports: Any) -> AsyncGenerator[Suite]:
+    """The suite, serving; with these blobs or records, if any are given."""
+    made = Suite(folder, **ports)
     services = Credentials(token=made.key("services", "viewer", "*"))
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(datasets.running(made.world, auth_keys=made.keys_file))

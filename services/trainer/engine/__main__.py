@@ -1,7 +1,9 @@
 """The training child: imports torch, sends Ready, reads one task from stdin, replies on stdout, exits.
 
-Its arguments are the device, `auto` (the default), `cpu` or `cuda`, and how many processes compute a training together:
-1 by default, 0 for one per GPU. With several it becomes torchrun; then only the first one reads and writes the pipe.
+Its arguments are the device, `auto` (the default), `cpu` or `cuda`; how many processes compute a training together,
+1 by default, 0 for one per GPU; whether it leaves the network, `auto`, `none` or `shared` (the default); and how many
+bytes it may allocate. With several processes it becomes torchrun; then only the first one reads and writes the pipe,
+and they share the network, by which they meet.
 
 Nothing else may write to the pipe: what libraries print goes to stderr. The child never outlives its worker, which
 keeps stdin open as long as it wants a result, and may be killed at any moment.
@@ -15,6 +17,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, BinaryIO
 
+from services.trainer.engine.confine import Confined, confine
 from services.trainer.engine.launch import become_torchrun, is_launched, processes_wanted, take_own_gpu
 from services.trainer.framing import receive_signal, receive_task, send
 from services.trainer.messages import Failed, Message, Ready, Unusable
@@ -34,7 +37,8 @@ def main() -> int:
     started = time.monotonic()
     pipe = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    device, processes = [*sys.argv[1:], *("auto", "1")[len(sys.argv) - 1 :]]
+    device, processes, network, memory = [*sys.argv[1:], *("auto", "1", "shared", "0")[len(sys.argv) - 1 :]]
+    confined = Confined()
     if is_launched():
         take_own_gpu()
     else:
@@ -46,10 +50,12 @@ def main() -> int:
         if wanted > 1:
             os.dup2(pipe.fileno(), 1)
             become_torchrun(device, wanted)
-    return _serve(pipe, device, started)
+        confined = confine(device, network, int(memory))
+        _die_with_parent()  # again, lest new rights have ended it
+    return _serve(pipe, device, started, confined)
 
 
-def _serve(pipe: BinaryIO, device: str, started: float) -> int:
+def _serve(pipe: BinaryIO, device: str, started: float, confined: Confined) -> int:
     """Imports torch, then waits for a task and runs it: alone, as the leader of a group, or as a follower."""
     from services.trainer.engine.group import ALONE, Processes  # noqa: PLC0415 - stdout and OpenMP must be set up first
     from services.trainer.engine.warm_up import warm_up  # noqa: PLC0415 - likewise, not before
@@ -68,7 +74,13 @@ def _serve(pipe: BinaryIO, device: str, started: float) -> int:
     devices = group.size if chosen.kind == "cuda" else 1
     seconds, memory = time.monotonic() - started, memory_bytes(chosen.kind)
     ready = Ready(
-        device=chosen.kind, import_seconds=seconds, problem=chosen.problem, devices=devices, memory_bytes=memory
+        device=chosen.kind,
+        import_seconds=seconds,
+        problem=chosen.problem,
+        devices=devices,
+        memory_bytes=memory,
+        network=confined.network,
+        memory_limit_bytes=confined.memory_limit_bytes,
     )
     try:
         return _lead(pipe, ready, group)

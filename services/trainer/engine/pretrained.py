@@ -11,6 +11,7 @@ from services.kit.errors import InvalidRequest
 from services.trainer.engine import choice
 from services.trainer.engine.base_bundle import BaseBundle, base_networks, open_base
 from services.trainer.engine.data import Images
+from services.trainer.engine.fetching import opener
 from services.trainer.messages import TrainTask
 from services.trainer.prediction_cost import keeps_to
 from services.trainer.recipe import Framing, Recipe
@@ -137,7 +138,7 @@ def resolver(task: TrainTask) -> WeightsResolver:
     folder = Path(task.weights_directory) if task.weights_directory else None
     cache, packages = Path(task.cache_directory), task.installed_weights
     used = {(one.network, one.source): one.sha256 for one in task.weights}
-    return WeightsResolver(folder, cache, packages=packages, download=task.download_weights, used=used)
+    return WeightsResolver(folder, cache, packages=packages, download=task.download_weights, used=used, opener=opener())
 
 
 def _networks(task: TrainTask, categories: int, sources: _Sources) -> list[tuple[Network, PretrainedWeights]]:

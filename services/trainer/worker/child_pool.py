@@ -13,8 +13,10 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 
 from services.kit.log import Log
+from services.kit.settings import secret_variables
 from services.trainer.framing import frame, receive_message_async
 from services.trainer.messages import Message, Ready, Signal, Task, Unusable
+from services.trainer.settings import TrainerSettings
 
 COMMAND = (sys.executable, "-X", "faulthandler", "-m", "services.trainer.engine")
 START_SECONDS = 120.0  # after which a child that is not ready is given up
@@ -155,7 +157,10 @@ class ChildPool:
         self._spares = spares
         self._command = command
         self._start_seconds = start_seconds
-        self._environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+        self._told = False
+        secrets = secret_variables(TrainerSettings)
+        kept = {name: value for name, value in os.environ.items() if name not in secrets}
+        self._environment = kept | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
         self._spare: asyncio.Task[Child] | None = None
         self._hurry = asyncio.Event()
         self._device = ""  # of the first child
@@ -236,7 +241,15 @@ class ChildPool:
             raise
         if ready.problem:
             _log.warning("device_unusable", problem=ready.problem)
+        self._tell(ready)
         return Child(process, output, ready, self._hang_seconds)
+
+    def _tell(self, ready: Ready) -> None:
+        """Logs once what keeps the children from doing harm."""
+        if not self._told:
+            self._told = True
+            limit = ready.memory_limit_bytes
+            _log.info("training_child_confined", network=ready.network, memory_limit_bytes=limit)
 
 
 async def _log_output(stream: asyncio.StreamReader) -> None:

@@ -95,6 +95,20 @@ async def test_an_upload_that_no_dataset_names_expires_and_one_that_is_named_sta
     assert await listed(world) == []
 
 
+async def test_no_upload_expires_while_a_dataset_cannot_be_read(world: World) -> None:
+    """It may be a newer release's, and name any of them."""
+    await world.upload({"a": b"1"}, "idle")
+    revision = await world.records.create("datasets/newer", b'{"record_format": 2}')
+    world.clock.advance(MONTH + 1)
+    await eventually(lambda: bool(world.view.unreadable))
+    await world.expiry().reconcile()
+    assert await listed(world) == ["uploads/idle"]
+    await world.records.delete("datasets/newer", revision)
+    await eventually(lambda: not world.view.unreadable)
+    await world.expiry().reconcile()
+    assert await listed(world) == []
+
+
 async def test_an_upload_that_a_dataset_is_about_to_name_does_not_expire(world: World) -> None:
     """CreateDataset has marked it as used, but not created the dataset, when the reconciler acts on what it saw."""
     await world.upload({"train.json": b"{}"}, "u1")

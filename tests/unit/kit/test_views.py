@@ -112,9 +112,9 @@ async def test_a_change_with_an_etag_is_applied_to_that_revision_only(records: L
 async def test_a_stale_update_is_a_conflict_and_a_large_one_is_refused(records: LossyRecords) -> None:
     table = Table(records, Thing)
     old = await table.create("models/m", Thing())
-    await table.update("models/m", Thing("new"), old.revision)
+    await table.update("models/m", Thing("new"), old)
     with pytest.raises(Conflict):
-        await table.update("models/m", Thing("late"), old.revision)
+        await table.update("models/m", Thing("late"), old)
     with pytest.raises(InvalidRequest, match="models/n"):
         await table.create("models/n", Thing("x" * MAX_RECORD_BYTES))
 

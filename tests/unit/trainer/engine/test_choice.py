@@ -4,7 +4,6 @@ import io
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,7 +26,6 @@ from services.vision.card import CardBackbone, WeightsSource
 from services.vision.catalogue import BACKBONES
 from services.vision.packs import file_digest
 from services.vision.timm_networks import DeviceClass
-from services.vision.weights import WeightsResolver
 from tests.support.packs import SQUEEZENET, add_description, write_weights
 from tests.unit.trainer.engine.shapes import linear_recipe, task_for, write_snapshot
 
@@ -87,7 +85,7 @@ def reachable(monkeypatch: pytest.MonkeyPatch, *names: str) -> list[str]:
             raise OSError("not found")
         yield io.BytesIO(safetensors.torch.save(published(name)))
 
-    monkeypatch.setattr(pretrained, "WeightsResolver", partial(WeightsResolver, opener=open_))
+    monkeypatch.setattr(pretrained, "opener", lambda: open_)
     return asked
 
 

@@ -1,0 +1,1 @@
+"""What released versions of the suite have left in records, queue and store, and how their clients call."""
