@@ -31,7 +31,7 @@ CLUSTER_CHART = ROOT / "deploy/helm/sightline-cluster"
 BY_HAND = {"_helpers.tpl", "NOTES.txt", "operator-namespaces.yaml"}
 HEAD = "{{/* Made from deploy/k8s by `make manifests`: change the manifests or tools/chart_values.py instead. */ -}}\n"
 NAMESPACE = "release-namespace"  # in renderings, and nowhere else
-GENERATED_NAME = re.compile(r"\b(sightline-settings|nats-config)-[a-z0-9]{10}\b")
+GENERATED_NAME = re.compile(r"\b(sightline-settings|nats-config|seaweedfs)-[a-z0-9]{10}\b")
 
 Rendering = frozenset[str]  # the components beside base
 Variants = Mapping[Rendering, Any]  # a value in each rendering that has it
@@ -84,13 +84,20 @@ def _needed(component: str) -> Rendering:
 
 
 def _resources(copy: Path, components: Rendering) -> list[Any]:
-    chosen = [one for one in CONDITIONS if one in components]
+    brought = {name for one in components for name in _brought(one)}
+    chosen = [one for one in CONDITIONS if one in components - brought]
     overlay = copy / "overlays" / "-".join(["made", *chosen])
     overlay.mkdir()
     head = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "namespace": NAMESPACE}
     parts = {"resources": ["../../base"], "components": [f"../../components/{one}" for one in chosen]}
     (overlay / "kustomization.yaml").write_text(yaml.safe_dump(head | parts | {"transformers": ["../../namespace"]}))
     return _loaded(GENERATED_NAME.sub(r"\1", kustomized(overlay)))
+
+
+def _brought(component: str) -> list[str]:
+    """The components that a component has itself."""
+    (file,) = _loaded((K8S / "components" / component / "kustomization.yaml").read_text())
+    return [Path(one).name for one in file.get("components", [])]
 
 
 def _loaded(text: str) -> list[Any]:
@@ -132,10 +139,11 @@ def templates(renderings: Mapping[Rendering, list[Any]]) -> dict[str, str]:
         part = condition(title, variants, renderings), ["---", *block(title, variants, 0)]
         parts.setdefault(_file(title, variants), []).append(part)
     made = {name: "".join(f"{line}\n" for line in guarded(of_file)) for name, of_file in parts.items()}
-    for name in DEFINED:
-        data = block(f"ConfigMap/{name}/generated", _of_key(found[f"ConfigMap/{name}"], "data"), 0)
-        defined = [f'{{{{- define "sightline.generated.{name}" -}}}}', *data, "{{- end }}", ""]
-        made[_file(f"ConfigMap/{name}", found[f"ConfigMap/{name}"])] = "\n".join(defined) + made[f"{name}.yaml"]
+    for title, key in DEFINED.items():
+        name, file = title.partition("/")[2], _file(title, found[title])
+        defined = block(f"{title}/generated", _of_key(found[title], key), 0)
+        head = f'{{{{- define "sightline.generated.{name}" -}}}}'
+        made[file] = "\n".join([head, *defined, "{{- end }}", made[file]])
     return made
 
 
@@ -152,19 +160,23 @@ def _file(title: str, variants: Variants) -> str:
 
 
 def _prepared(resource: Any) -> Any:
-    """The resource with what the chart adds to every one: labels, and digests that restart pods of other settings."""
+    """The resource with what the chart adds to every one: labels, and digests that restart pods of other settings.
+
+    A finished Job stays, as Helm would wait for it in vain if it were gone; each revision has one of another name.
+    """
     resource["metadata"]["labels"] |= {
         "helm.sh/chart": '{{ include "sightline.chart" . }}',
         "app.kubernetes.io/instance": "{{ .Release.Name }}",
     }
     spec = resource.get("spec", {})
+    spec.pop("ttlSecondsAfterFinished", None)
     template = spec.get("template") or spec.get("jobTargetRef", {}).get("template")
     if template:
         pod = template["spec"]
         pod.pop("tolerations", None)  # with those of values, in _helpers.tpl
         annotations = template["metadata"].setdefault("annotations", {})
-        if any("envFrom" in one for one in pod["containers"]):
-            annotations["checksum/settings"] = ""
+        for source in [source for one in pod["containers"] for source in one.get("envFrom", [])]:
+            annotations[f"checksum/{source['configMapRef']['name'].removeprefix('sightline-')}"] = ""
         if any("configMap" in one for one in pod["volumes"]):
             annotations["checksum/nats-config"] = ""
         if not annotations:
@@ -206,7 +218,8 @@ def _identity(item: Any) -> str:
     """What tells an item from the others in its list."""
     if not isinstance(item, dict):
         return str(item)
-    return str(item.get("mountPath") or item.get("name") or json.dumps(item))
+    name = item.get("mountPath") or item.get("name") or item.get("metadata", {}).get("name")
+    return str(name or json.dumps(item))
 
 
 def _valued(key: str, path: str, variants: Variants, indent: int) -> list[str]:
@@ -246,7 +259,7 @@ def _filled(text: str, path: str, indent: int, value: Any = "") -> str:
     name = path.split("/")[1]
     named = str(value).partition(":")[0].rpartition("/")[2].removeprefix("sightline-")
     words = {"key": camel(name), "name": name, "item": path.rpartition("/")[2], "value": str(value)}
-    words |= {"named": {"versitygw": "objectStore"}.get(named) or camel(named), "indent": str(indent)}
+    words |= {"named": camel(named), "indent": str(indent)}
     return re.sub(r"<(\w+)>", lambda found: words[found[1]], text)
 
 
@@ -260,20 +273,20 @@ def condition(path: str, present: Collection[Rendering], within: Collection[Rend
     """What holds in the renderings that are present, and in no others; empty if that is all. Ambiguous."""
     if set(present) == set(within):
         return ""
-    for count in (1, 2):
+    for count, word, joined in ((1, "", all), (2, "and", all), (2, "or", any)):
         for names, signs in product(combinations(CONDITIONS, count), product((True, False), repeat=count)):
             literals = dict(zip(names, signs, strict=True))
-            chosen = {one for one in within if all((name in one) is sign for name, sign in literals.items())}
+            chosen = {one for one in within if joined((name in one) is sign for name, sign in literals.items())}
             if chosen == set(present):
-                return _expression(literals)
+                return _expression(word, literals)
     raise Ambiguous(f"{path}: only in {[sorted(one) for one in present]}")
 
 
-def _expression(literals: Mapping[str, bool]) -> str:
+def _expression(word: str, literals: Mapping[str, bool]) -> str:
     texts = [CONDITIONS[name] if sign else _opposite(CONDITIONS[name]) for name, sign in literals.items()]
     if len(texts) == 1:
         return texts[0]
-    return "and " + " ".join(f"({text})" if " " in text and not text.startswith("(") else text for text in texts)
+    return f"{word} " + " ".join(f"({text})" if " " in text and not text.startswith("(") else text for text in texts)
 
 
 def guarded(parts: Iterable[tuple[str, list[str]]]) -> list[str]:

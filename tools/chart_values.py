@@ -6,7 +6,9 @@ from __future__ import annotations
 # `priorities` and `pull-secret` are missing: templates/_helpers.tpl has a value for each.
 CONDITIONS = {
     "operator": ".Values.operator.enabled",
-    "object-store": ".Values.objectStore.enabled",
+    "store-users": '(ne .Values.store.kind "existing")',
+    "store-seaweedfs": '(eq .Values.store.kind "seaweedfs")',
+    "store-versitygw": '(eq .Values.store.kind "versitygw")',
     "nats-single": "(eq (int .Values.nats.replicas) 1)",
     "tls": ".Values.tls.enabled",
     "certificates": "(and .Values.tls.enabled .Values.tls.certManager)",
@@ -23,6 +25,8 @@ CONDITIONS = {
     "kueue": ".Values.kueue.enabled",
 }
 NEEDS = {
+    "store-seaweedfs": "store-users",
+    "store-versitygw": "store-users",
     "certificates": "tls",
     "web-identity": "workload-identity",
     "pod-identity": "network-policies",
@@ -31,7 +35,9 @@ NEEDS = {
 # Components with pods of their own, and those that change them.
 CHANGED_BY = {
     "operator": ("openshift",),
-    "object-store": ("openshift",),
+    "store-users": ("openshift",),
+    "store-seaweedfs": ("openshift",),
+    "store-versitygw": ("openshift",),
     "autoscaling": ("tls", "signing", "gpu", "workload-identity", "web-identity", "openshift"),
 }
 WITH_STORE = ("dataset-api", "dataset-worker", "trainer-api", "trainer-worker", "predictor", "predictor-worker")
@@ -42,6 +48,12 @@ TEXTS = {
     "*/app.kubernetes.io/managed-by": "{{ .Release.Service }}",
     "*/annotations/checksum/settings": '{{ include "sightline.settings" . | sha256sum }}',
     "*/annotations/checksum/nats-config": '{{ include "sightline.generated.nats-config" . | sha256sum }}',
+    "*/annotations/checksum/seaweedfs": '{{ include "sightline.generated.seaweedfs" . | sha256sum }}',
+    "Job/store-users/metadata/name": 'store-users-{{ include "sightline.generated.store-users" . '
+    '| printf "%d %s" .Release.Revision | sha256sum | trunc 10 }}',
+    "ConfigMap/seaweedfs/*/MASTERS": '{{ ternary "seaweedfs-0.seaweedfs:9333" "<value>" '
+    "(eq (int .Values.seaweedfs.replicas) 1) }}",
+    "ConfigMap/seaweedfs/*/REPLICATION": '{{ ternary "000" "<value>" (eq (int .Values.seaweedfs.replicas) 1) | quote }}',
     "StatefulSet/object-store/spec/replicas": "<value>",
     "Deployment/*/spec/replicas": "{{ .Values.<key>.replicas }}",
     "StatefulSet/*/spec/replicas": "{{ .Values.<key>.replicas }}",
@@ -56,6 +68,8 @@ TEXTS = {
     "Certificate/sightline-ca/spec/secretName": "<value>",
     "*/secretName": "{{ .Values.secrets.<named> }}",
     "*/secretKeyRef/name": "{{ .Values.secrets.<named> }}",
+    "StatefulSet/object-store/*/users/*/requests/storage": "<value>",
+    "StatefulSet/object-store/*/data/*/requests/storage": '{{ .Values.<key>.storage | default "<value>" }}',
     "*/volumeClaimTemplates/*/requests/storage": "{{ .Values.<key>.storage }}",
     "HorizontalPodAutoscaler/*/spec/minReplicas": "{{ .Values.autoscaling.<key>.min }}",
     "HorizontalPodAutoscaler/*/spec/maxReplicas": "{{ .Values.autoscaling.<key>.max }}",
@@ -69,6 +83,7 @@ TEXTS = {
     "*/serviceAccountToken/audience": "{{ .Values.s3.audience }}",
     "NetworkPolicy/nats/*/namespaceSelector/matchLabels/*": "{{ .Values.networkPolicies.keda }}",
     "NetworkPolicy/metrics/*/namespaceSelector/matchLabels/*": "{{ .Values.networkPolicies.prometheus }}",
+    "NetworkPolicy/traces/*/namespaceSelector/matchLabels/*": "{{ .Values.networkPolicies.traces }}",
 }
 # The same for maps, lists and their items.
 BLOCKS = {
@@ -78,6 +93,8 @@ sightline.json: |
   {{- .Files.Get "files/sightline.json" | nindent 4 }}""",
     "ConfigMap/sightline-settings/data": '{{- include "sightline.settings" . | nindent <indent> }}',
     "ConfigMap/nats-config/data": '{{- include "sightline.generated.nats-config" . | nindent <indent> }}',
+    "ConfigMap/seaweedfs/data": '{{- include "sightline.generated.seaweedfs" . | nindent <indent> }}',
+    "Job/store-users/spec": '{{- include "sightline.generated.store-users" . | nindent <indent> }}',
     "ClusterQueue/*/coveredResources": """\
 {{- range $resource, $_ := .Values.kueue.quotas }}
 - {{ $resource }}
@@ -97,7 +114,13 @@ valueFrom:
     fieldPath: metadata.namespace
 {{- end }}""",
 }
-DEFINED = ("sightline-settings", "nats-config")  # ConfigMaps whose data have a name, for the digests of pods
+# What has a name, because a pod or a Job's name has its digest.
+DEFINED = {
+    "ConfigMap/sightline-settings": "data",
+    "ConfigMap/nats-config": "data",
+    "ConfigMap/seaweedfs": "data",
+    "Job/store-users": "spec",
+}
 KEYS = {"nvidia.com/gpu": '{{ include "sightline.gpu" . }}'}
 # What the chart adds to a map or a list.
 POD = """\

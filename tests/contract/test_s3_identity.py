@@ -25,7 +25,7 @@ from services.kit.settings import Settings
 from services.kit.telemetry import MemoryTelemetry
 from tests.support.certificates import replace
 from tests.support.identity import TOKEN, Issuer, issuing
-from tests.support.s3 import S3ServerWithUsers
+from tests.support.s3 import S3ServerWithKeys
 
 ROLE = "arn:aws:iam::111122223333:role/sightline-predictor"
 SOON = EARLY - timedelta(seconds=60)  # the end of credentials that are due to be renewed, and still valid
@@ -157,7 +157,7 @@ def test_without_an_identity_the_nodes_credentials_are_not_used_instead(issuer: 
 
 
 async def test_credentials_that_a_store_refuses_are_replaced_and_no_call_fails(
-    issuer: Issuer, token: Path, s3_server: S3ServerWithUsers, monkeypatch: pytest.MonkeyPatch
+    issuer: Issuer, token: Path, s3_server: S3ServerWithKeys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket = f"identity-{uuid.uuid4().hex[:8]}"
     server = {"s3_endpoint": s3_server.endpoint, "s3_secure": "false", "bucket": bucket}
@@ -176,7 +176,7 @@ async def test_credentials_that_a_store_refuses_are_replaced_and_no_call_fails(
 
 
 async def test_a_session_token_is_part_of_every_request(
-    issuer: Issuer, token: Path, s3_server: S3ServerWithUsers, monkeypatch: pytest.MonkeyPatch
+    issuer: Issuer, token: Path, s3_server: S3ServerWithKeys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     access, secret = s3_server.add_key()
     url = s3_server.url

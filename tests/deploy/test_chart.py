@@ -30,7 +30,8 @@ from tests.support.manifests import (
 
 CLUSTER_CHART = CHART.with_name("sightline-cluster")
 WORKLOADS = ("datasetApi", "datasetWorker", "trainerApi", "trainerWorker", "predictor", "predictorWorker", "gateway")
-SERVING = ("datasetApi", "trainerApi", "predictor", "gateway", "nats")
+STORE = ("objectStore", "storeUsers")  # of the kind versitygw
+SERVING = ("datasetApi", "trainerApi", "predictor", "gateway", "nats", *STORE)
 # The values that stand for a component.
 VALUES: dict[str, Resource] = {
     "autoscaling": {"autoscaling": {"enabled": True}},
@@ -42,17 +43,17 @@ VALUES: dict[str, Resource] = {
     "monitoring": {"monitoring": {"enabled": True}},
     "nats-single": {"nats": {"replicas": 1}},
     "network-policies": {"networkPolicies": {"enabled": True}},
-    "object-store": {"objectStore": {"enabled": True}},
     "openshift": {"openshift": True},
     "operator": {"operator": {"enabled": True}},
     "pod-identity": {},  # network policies and the identity together
     "predictor-torch": {"predictor": {"torch": True}},
     "priorities": {
         one: {"priorityClassName": "sightline-serving" if one in SERVING else "sightline-work"}
-        for one in (*WORKLOADS, "nats")
+        for one in (*WORKLOADS, "nats", *STORE)
     },
     "pull-secret": {"images": {"pullSecrets": ["registry"]}},
     "signing": {"signing": {"enabled": True}},
+    **{f"store-{kind}": {"store": {"kind": kind}} for kind in ("users", "seaweedfs", "versitygw")},
     "tls": {},
     "web-identity": {"s3": {"identity": "web"}},
     "workload-identity": {"s3": {"identity": "eks", "endpoint": "s3.amazonaws.com"}},
@@ -71,11 +72,13 @@ def merged(*values: Resource) -> Resource:
 
 def comparable(text: str) -> dict[str, Any]:
     """The resources by kind and name, without what names the tool, and with named items in one order."""
-    text = re.sub(r"\b(sightline-settings|nats-config)-[a-z0-9]{10}\b", r"\1", text)
+    text = re.sub(r"\b(sightline-settings|nats-config|seaweedfs|store-users)-[a-z0-9]{10}\b", r"\1", text)
     found: dict[str, Any] = {}
     for resource in yaml.load_all(text, yaml.CSafeLoader):
-        if resource["kind"] in {"Deployment", "StatefulSet", "ScaledJob"}:
+        if resource["kind"] in {"Deployment", "StatefulSet", "ScaledJob", "Job"}:
             template(resource)["metadata"].setdefault("annotations", {})
+        if resource["kind"] == "Job":
+            resource["spec"].pop("ttlSecondsAfterFinished", None)  # Helm waits for a job that is gone
         found[title(resource)] = _plain(resource)
     return found
 
@@ -112,7 +115,8 @@ def test_a_value_gives_what_the_overlay_gpu_gives() -> None:
 def test_values_give_what_components_give(name: str) -> None:
     components = COMBINATIONS[name]
     values = merged(ONCE, *(VALUES[one] for one in components))
-    order = [*(one for one in ("operator", "object-store") if one in components), "tls"]
+    first = [one for one in components if one == "operator" or one.startswith("store-")]
+    order = [*first, "tls"]
     order += [one for one in components if one not in order]
     assert_same(chart_text(values), combined_text(*order))
 
@@ -178,6 +182,41 @@ def test_pods_restart_when_a_setting_of_theirs_changes() -> None:
     assert {name for name in one if one[name] != other[name]} == one.keys() - {"nats"}
 
 
+def test_each_revision_has_a_job_of_its_own_that_stays_because_helm_waits_for_it() -> None:
+    def job(revision: int = 1, **values: Resource) -> Resource:
+        made = loaded().render(merged({"store": {"kind": "seaweedfs"}}, values), namespace="suite", revision=revision)
+        (found,) = [yaml.safe_load(text) for name, text in made.items() if name.endswith("/store-users.yaml")]
+        assert "ttlSecondsAfterFinished" not in found["spec"]
+        return found["metadata"]["name"]
+
+    again, another = job(), job(storeUsers={"nodeSelector": {"pool": "cpu"}})
+    setting = job(settings={"SIGHTLINE_OPEN_PREFIXES": "shared/"})
+    assert again == job(), "or what `helm template` gives would always differ"
+    assert len({again, another, setting, job(revision=2)}) == 4
+
+
+@pytest.mark.parametrize(("replicas", "masters", "copies"), [(1, 1, "000"), (3, 3, "001"), (5, 3, "001")])
+def test_seaweedfs_has_three_masters_and_two_copies_unless_it_is_one_server(
+    replicas: int, masters: int, copies: str
+) -> None:
+    made = comparable(chart_text({"store": {"kind": "seaweedfs"}, "seaweedfs": {"replicas": replicas}}))
+    config = made["ConfigMap/seaweedfs"]["data"]
+    assert (len(config["MASTERS"].split(",")), config["REPLICATION"]) == (masters, copies)
+    assert made["StatefulSet/seaweedfs"]["spec"]["replicas"] == replicas
+
+
+@pytest.mark.parametrize(("kind", "size"), [("seaweedfs", "10Gi"), ("versitygw", "100Gi")])
+def test_the_volume_of_the_store_has_a_size_for_what_it_keeps_unless_a_value_says_another(kind: str, size: str) -> None:
+    def sizes(**values: Resource) -> list[str]:
+        pod = comparable(chart_text({"store": {"kind": kind}, **values}))["StatefulSet/object-store"]
+        claims = pod["spec"]["volumeClaimTemplates"]
+        assert {one["spec"].get("storageClassName") for one in claims} == {"fast" if values else None}
+        return [one["spec"]["resources"]["requests"]["storage"] for one in claims if one["metadata"]["name"] == "data"]
+
+    assert sizes() == [size]
+    assert sizes(objectStore={"storage": "1Ti", "storageClassName": "fast"}) == ["1Ti"]
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -195,9 +234,11 @@ def test_pods_restart_when_a_setting_of_theirs_changes() -> None:
         ({"kueue": {"enabled": True}}, "needs autoscaling.enabled=true"),
         ({"s3": {"identity": "eks"}}, "needs s3.endpoint"),
         (
-            {"objectStore": {"enabled": True}, "s3": {"identity": "web", "endpoint": "s"}},
-            "needs s3.identity=keys",
+            {"store": {"kind": "users"}, "s3": {"identity": "web", "endpoint": "s"}},
+            "store.kind=users needs s3.identity=keys",
         ),
+        ({"store": {"kind": "minio"}}, "at '/store/kind'"),
+        ({"seaweedfs": {"replicas": 2}}, "at '/seaweedfs/replicas'"),
     ],
 )
 def test_a_value_that_is_none_or_contradicts_another_is_refused(values: Resource, message: str) -> None:

@@ -48,10 +48,11 @@ def test_pinned_manifests_run_every_image_of_every_overlay_by_digest(tmp_path: P
     chart = shutil.copytree(CHART, copy / "chart")
     for path, text in pin_images.pinned(chart, pin_images.parsed(digests())).items():
         path.write_text(text)
-    everything = {one: {"enabled": True} for one in ("objectStore", "operator", "autoscaling")}
-    images = re.findall(r"image: (\S+)", chart_text(everything, chart=chart))
-    assert len(images) == 11
-    assert all(re.fullmatch(r"registry\.example/\S+@sha256:[0-9a-f]{64}", one) for one in images), images
+    everything: dict[str, Any] = {one: {"enabled": True} for one in ("operator", "autoscaling")}
+    for store in ("seaweedfs", "versitygw"):
+        images = re.findall(r"image: (\S+)", chart_text(everything | {"store": {"kind": store}}, chart=chart))
+        assert len(images) == 13
+        assert all(re.fullmatch(r"registry\.example/\S+@sha256:[0-9a-f]{64}", one) for one in images), images
     assert pin_images.pinned(copy, pin_images.parsed(digests())) == {}, "again changes nothing"
 
 

@@ -41,9 +41,9 @@ COMBINATIONS: dict[str, tuple[str, ...]] = {
     "kueue": ("autoscaling", "kueue"),
     "operator": ("operator",),
     "nats-single": ("nats-single",),
-    "openshift": ("object-store", "openshift", "autoscaling"),
+    "openshift": ("store-seaweedfs", "openshift", "autoscaling"),
     "certificates": ("tls", "certificates"),
-    "placed": ("gpu", "gpu-runtime-class", "priorities", "pull-secret"),
+    "placed": ("store-versitygw", "gpu", "gpu-runtime-class", "priorities", "pull-secret"),
     "identity": ("workload-identity", "autoscaling", "network-policies", "pod-identity"),
     "web-identity": ("workload-identity", "web-identity"),
     "all": (

@@ -87,8 +87,8 @@ annotations:
 {{- if and $values.kueue.enabled (not $values.autoscaling.enabled) }}
 {{- fail "kueue.enabled=true needs autoscaling.enabled=true: Kueue's queue holds jobs" }}
 {{- end }}
-{{- if and $values.objectStore.enabled (ne $values.s3.identity "keys") }}
-{{- fail "objectStore.enabled=true needs s3.identity=keys: the store in the cluster knows keys only" }}
+{{- if and (ne $values.store.kind "existing") (ne $values.s3.identity "keys") }}
+{{- fail (printf "store.kind=%s needs s3.identity=keys: the users that its job makes have keys" $values.store.kind) }}
 {{- end }}
 {{- if and (ne $values.s3.identity "keys") (not $values.s3.endpoint) }}
 {{- fail "s3.identity needs s3.endpoint, such as s3.eu-central-1.amazonaws.com" }}
