@@ -183,7 +183,7 @@ def test_pods_restart_when_a_setting_of_theirs_changes() -> None:
 
 
 def test_each_revision_has_a_job_of_its_own_that_stays_because_helm_waits_for_it() -> None:
-    def job(revision: int = 1, **values: Resource) -> Resource:
+    def job(revision: int = 1, **values: Resource) -> str:
         made = loaded().render(merged({"store": {"kind": "seaweedfs"}}, values), namespace="suite", revision=revision)
         (found,) = [yaml.safe_load(text) for name, text in made.items() if name.endswith("/store-users.yaml")]
         assert "ttlSecondsAfterFinished" not in found["spec"]
