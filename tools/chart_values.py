@@ -53,7 +53,8 @@ TEXTS = {
     '| printf "%d %s" .Release.Revision | sha256sum | trunc 10 }}',
     "ConfigMap/seaweedfs/*/MASTERS": '{{ ternary "seaweedfs-0.seaweedfs:9333" "<value>" '
     "(eq (int .Values.seaweedfs.replicas) 1) }}",
-    "ConfigMap/seaweedfs/*/REPLICATION": '{{ ternary "000" "<value>" (eq (int .Values.seaweedfs.replicas) 1) | quote }}',
+    "ConfigMap/seaweedfs/*/REPLICATION": '{{ ternary "000" "<value>" (eq (int .Values.seaweedfs.replicas) 1) '
+    "| quote }}",
     "StatefulSet/object-store/spec/replicas": "<value>",
     "Deployment/*/spec/replicas": "{{ .Values.<key>.replicas }}",
     "StatefulSet/*/spec/replicas": "{{ .Values.<key>.replicas }}",
