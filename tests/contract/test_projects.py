@@ -35,8 +35,8 @@ FILES: tuple[FileDescriptor, ...] = tuple(module.DESCRIPTOR for module in MODULE
 PLAIN = """annotation_file_uris augmentation backbones base_model_version base_uri batch_prediction_id bundle_digest
     bundle_signature bundle_uri categories category code codes dataset_id device digest display_name etag
     evaluation_id extension file file_name head id image_id input_uri_prefix issuer key left_out_categories message
-    metric metric_name model_id model_version network next_page_token other_file output_uri_prefix owner page_token
-    path paths peer predicted_category project project_id reason recipe region_category remedy request_id
+    metric metric_name model_id model_version network next_page_token order_by other_file output_uri_prefix owner
+    page_token path paths peer predicted_category project project_id reason recipe region_category remedy request_id
     resource result_uris roles rpc score_metric service sha256 similar_category snapshot_digest snapshot_uri
     step subject tag test_category test_file training_category training_file true_category type_url unavailable
     untested_categories upload_id uri value verdict warnings"""
