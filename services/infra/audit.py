@@ -112,6 +112,6 @@ def _name_in(request: Message) -> str:
         if field in known and (value := getattr(request, field)):
             return str(value)
     for field in _PARTS:
-        if field in known and request.HasField(field):
+        if field in known and known[field].message_type and request.HasField(field):
             return _name_in(getattr(request, field))
     return ""

@@ -17,6 +17,8 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 from grpc_tools import protoc
 
+from services.infra import audit
+
 ROOT = Path(__file__).resolve().parents[2]
 PROTOS = ROOT / "protos"
 LOCK = PROTOS / "lock.binpb"
@@ -75,6 +77,21 @@ def test_every_rpc_of_the_design_is_there(contract: FileDescriptorSet):
     assert {name: set(rpcs.split()) - found[name] for name, rpcs in SERVICES.items()} == {name: set() for name in found}
 
 
+def test_every_request_can_be_noted_by_the_audit_even_if_it_names_nothing(contract: FileDescriptorSet):
+    pool = pool_of(contract)
+    rpcs = [rpc for file in ours(contract) for service in file.service for rpc in service.method]
+    for rpc in rpcs:
+        audit.about(GetMessageClass(pool.FindMessageTypeByName(rpc.input_type.removeprefix(".")))())
+    assert not audit.resource.get()
+
+
+def pool_of(contract: FileDescriptorSet) -> DescriptorPool:
+    pool = DescriptorPool()
+    for file in contract.file:
+        pool.Add(file)  # adds in any order
+    return pool
+
+
 def test_every_value_that_no_service_uses_says_that_it_is_not_served_yet(contract: FileDescriptorSet):
     code = "\n".join(path.read_text() for path in (ROOT / "services").rglob("*.py"))
     named, unserved = set(re.findall(r"\w+", code)), tuple(f"{rpc}Request." for rpc in refused_rpcs())
@@ -124,10 +141,7 @@ def test_an_image_analysis_is_the_json_that_azure_returned(contract: FileDescrip
             },
         },
     }
-    pool = DescriptorPool()
-    for file in contract.file:
-        pool.Add(file)  # adds in any order
-    message = GetMessageClass(pool.FindMessageTypeByName("sightline.v1.AnalyzeImageResponse"))()
+    message = GetMessageClass(pool_of(contract).FindMessageTypeByName("sightline.v1.AnalyzeImageResponse"))()
     json_format.ParseDict(answer, message)
     assert json.loads(json_format.MessageToJson(message)) == answer
 
