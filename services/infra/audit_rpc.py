@@ -4,6 +4,8 @@ import hashlib
 from datetime import UTC, datetime
 from typing import Any
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from services.infra.audit import Entry
 from services.infra.audit_log import AuditLog, Filters
 from services.infra.server import Service
@@ -70,14 +72,21 @@ def _scope(request: pb.ListAuditEventsRequest) -> str:
 
 def _filters(request: pb.ListAuditEventsRequest) -> Filters:
     return Filters(
-        start=request.start_time.ToDatetime(UTC) if request.HasField("start_time") else None,
-        end=request.end_time.ToDatetime(UTC) if request.HasField("end_time") else None,
+        start=_time(request.start_time, "start_time") if request.HasField("start_time") else None,
+        end=_time(request.end_time, "end_time") if request.HasField("end_time") else None,
         subject=request.subject,
         project=request.project,
         rpc=request.rpc,
         resource=request.resource,
         codes=tuple(request.codes),
     )
+
+
+def _time(given: Timestamp, field: str) -> datetime:
+    try:
+        return given.ToDatetime(UTC)
+    except (ValueError, OverflowError):
+        raise InvalidRequest(field=field, problem="it must be a time between the years 1 and 9999") from None
 
 
 def _event(entry: Entry) -> pb.AuditEvent:

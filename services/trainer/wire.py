@@ -22,7 +22,7 @@ from services.trainer.domain import (
     training_cost,
 )
 from services.trainer.evaluation_wire import performance_message
-from services.trainer.ledger import MICROSECOND, ZERO
+from services.trainer.ledger import MICROSECOND
 from services.trainer.performance import Performance
 from services.trainer.progress_wire import NOTHING, Moment, progress_message
 from services.trainer.trial_wire import prediction_cost
@@ -44,7 +44,7 @@ def model_from(request: model_service_pb2.CreateModelRequest, clock: Clock) -> M
     requested = _requested(names.own("models", id_), message, "model.", clock)
     return replace(
         requested,
-        budget=_budget(message.training_parameters.time_budget),
+        budget=_span(message.training_parameters.time_budget, "model.training_parameters.time_budget"),
         display_name=message.display_name,
         custom_properties=dict(message.custom_properties),
         request_id=check_request_id(request.request_id),
@@ -87,12 +87,12 @@ def _requested(
     )
 
 
-def _budget(given: Duration) -> timedelta:
-    """The budget in whole microseconds, rounded down; InvalidRequest out of range."""
+def _span(given: Duration, field: str) -> timedelta:
+    """A time in whole microseconds, rounded down; InvalidRequest out of range."""
     microseconds = given.seconds * 1_000_000 + given.nanos // 1000  # may be more than a timedelta can hold
     if not 0 < microseconds <= MAX_BUDGET // MICROSECOND:
         problem = f"{microseconds / 1e6:g} s is not above 0 and at most {MAX_BUDGET // timedelta(hours=1)} hours."
-        raise InvalidRequest(field="model.training_parameters.time_budget", problem=problem)
+        raise InvalidRequest(field=field, problem=problem)
     return microseconds * MICROSECOND
 
 
@@ -121,11 +121,9 @@ def _hyperparameters(message: model_pb2.Hyperparameters, kind: ModelKind, prefix
         raise InvalidRequest(field=f"{prefix}.resolution", problem=problem)
     if len(set(message.backbones)) != len(message.backbones):
         raise InvalidRequest(field=f"{prefix}.backbones", problem="one is named twice.")
-    limit = message.max_prediction_cost.ToTimedelta() if message.HasField("max_prediction_cost") else None
-    if limit is not None and limit <= ZERO:
-        raise InvalidRequest(
-            field=f"{prefix}.max_prediction_cost", problem=f"{limit.total_seconds():g} s is not above 0."
-        )
+    limit: timedelta | None = None
+    if message.HasField("max_prediction_cost"):
+        limit = _span(message.max_prediction_cost, f"{prefix}.max_prediction_cost")
     present = {field.name: value for field, value in message.ListFields()}
     for name, least in (("max_rung", 0), ("max_trials", 1), ("seed", 0)):
         if (given := present.get(name, least)) < least:

@@ -181,6 +181,8 @@ async def test_the_latest_come_first_if_asked(suite: Suite, monkeypatch: pytest.
     assert found == [f"datasets/d{number}" for number in (10, 8, 6, 4, 2, 0)]
     with pytest.raises(grpc.aio.AioRpcError, match="order_by: it must be one of: time, time desc"):
         await suite.list(order_by="subject")
+    with pytest.raises(grpc.aio.AioRpcError, match="start_time: it must be a time between the years 1 and 9999"):
+        await suite.list(start_time=Timestamp(seconds=2**62))
 
 
 async def test_an_admin_sees_the_projects_of_the_token_only(suite: Suite) -> None:

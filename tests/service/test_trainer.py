@@ -376,6 +376,7 @@ async def test_a_request_that_can_never_succeed_is_refused(
         (model_pb2.Hyperparameters(seed=-1), "seed"),
         (model_pb2.Hyperparameters(backbones=["resnet18", "resnet18"]), "backbones"),
         (model_pb2.Hyperparameters(max_prediction_cost=Duration()), "max_prediction_cost: 0 s is not above 0"),
+        (model_pb2.Hyperparameters(max_prediction_cost=Duration(seconds=2**62)), "at most 288 hours"),
         (model_pb2.Hyperparameters(max_prediction_cost=Duration(nanos=1_000_000)), "1 ms is less than the least"),
     ],
 )
