@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 import nats.js.errors
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.infra import audit_log, audit_nats, audit_rpc, audit_sinks
 from services.infra.audit_log import AuditLog
