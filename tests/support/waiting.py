@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 
-async def eventually(holds: Callable[[], bool], seconds: float = 15.0) -> None:
+async def eventually(holds: Callable[[], bool], seconds: float = 30.0) -> None:
     """Returns once the condition holds; TimeoutError after `seconds`."""
     async with asyncio.timeout(seconds):
         while not holds():  # noqa: ASYNC110 - the condition changes outside this event loop
