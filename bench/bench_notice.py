@@ -2,7 +2,8 @@
 
 A detector trains on small images of digits, in one trial. Its worker gets SIGTERM, as on a spot node whose notice has
 come, or SIGKILL, as on one that is lost; the next worker continues. Prints how long the worker took to save a last
-checkpoint and end, and the compute that was not saved: the ledger's entries that are not charged, as far as its heartbeats had told.
+checkpoint and end, and the compute that was not saved: the ledger's entries that are not charged, which know of it what
+heartbeats told.
 """
 
 import argparse
