@@ -1,5 +1,6 @@
 """What operators see: JSON log lines on stderr, Prometheus metrics, traces, and liveness."""
 
+import json
 import logging
 import os
 import platform
@@ -35,6 +36,7 @@ BUILD_INFO = Metric(
 )
 
 _log = log.Log(__name__)
+_JSON = structlog.processors.JSONRenderer(default=str, ensure_ascii=False)
 
 
 def configure_logging(service: str, level: str = "INFO", stream: TextIO | None = None) -> None:
@@ -59,8 +61,7 @@ def configure_logging(service: str, level: str = "INFO", stream: TextIO | None =
         structlog.stdlib.ProcessorFormatter(
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.JSONRenderer(default=str, ensure_ascii=False),
-                _without_credentials,
+                _rendered,
             ],
             foreign_pre_chain=chain,
         )
@@ -84,9 +85,15 @@ def _quotes_no_metadata(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith("Invalid encoding")
 
 
-def _without_credentials(_logger: WrappedLogger, _method: str, line: EventDict | str) -> str:
-    """A rendered line; what libraries quote in it, such as the url of a server with its password, is masked."""
-    return masked_urls(str(line)) if "://" in line else str(line)
+def _rendered(logger: WrappedLogger, method: str, event: EventDict) -> str:
+    """The event's line, in which what libraries quote, such as the url of a server with its password, is masked.
+
+    A caller's name, issuer and subject, may look like such a url, and is none.
+    """
+    caller = event.pop("caller", None)
+    line = str(_JSON(logger, method, event))
+    line = masked_urls(line) if "://" in line else line
+    return f'{line[:-1]}, "caller": {json.dumps(caller, ensure_ascii=False)}}}' if caller else line
 
 
 def _unfold(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
