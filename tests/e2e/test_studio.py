@@ -89,7 +89,7 @@ def drag(page: Page, *paths: Path) -> None:
 def tab_to(page: Page, wanted: Locator, most: int = 60) -> None:
     """Presses Tab until the element has the focus."""
     wanted.wait_for()
-    page.wait_for_load_state()  # with its scripts, without which a key may do nothing
+    page.wait_for_load_state("networkidle")  # its scripts are there, without which a key may do nothing
     for _ in range(most):
         if wanted.evaluate("(element) => element === document.activeElement"):
             return
