@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Locator, Page, sync_playwright
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 from sightline.demo import scenes
 from sightline.demo.digits import DigitSet
@@ -89,12 +90,24 @@ def drag(page: Page, *paths: Path) -> None:
 def tab_to(page: Page, wanted: Locator, most: int = 60) -> None:
     """Presses Tab until the element has the focus."""
     wanted.wait_for()
-    page.wait_for_load_state("networkidle")  # its scripts are there, without which a key may do nothing
     for _ in range(most):
         if wanted.evaluate("(element) => element === document.activeElement"):
             return
         page.keyboard.press("Tab")
     raise AssertionError(f"{wanted} is not reached by {most} tabs")
+
+
+def choose_by_key(page: Page, button: Locator, files: Path) -> None:
+    """Chooses the files by Enter on the button, again if the page was not ready for the key."""
+    for _ in range(10):
+        tab_to(page, button)
+        try:
+            with page.expect_file_chooser(timeout=5_000) as chooser:
+                page.keyboard.press("Enter")
+        except PlaywrightTimeout:
+            continue
+        return chooser.value.set_files(files)
+    raise AssertionError(f"{button} opens no chooser")
 
 
 def look_through(page: Page, base: str, model: str, dataset: str) -> None:
@@ -217,10 +230,7 @@ def test_keys_alone_lead_from_a_folder_to_a_prediction(page: Page, suite: Stack,
     page.keyboard.press("Enter")  # the link that skips to the content
     tab_to(page, page.get_by_role("link", name="New dataset").first)
     page.keyboard.press("Enter")
-    tab_to(page, page.locator("#folder"))
-    with page.expect_file_chooser() as chooser:
-        page.keyboard.press("Enter")
-    chooser.value.set_files(by_class(images[0], tmp_path / "keys"))
+    choose_by_key(page, page.locator("#folder"), by_class(images[0], tmp_path / "keys"))
     tab_to(page, page.get_by_label("Name of the dataset"))
     page.keyboard.press("Enter")
 
@@ -247,11 +257,8 @@ def test_keys_alone_lead_from_a_folder_to_a_prediction(page: Page, suite: Stack,
     page.keyboard.press("Enter")
     tab_to(page, page.get_by_role("link", name="Try it"))  # there once training, followed live, has ended
     page.keyboard.press("Enter")
-    tab_to(page, page.locator("#choose"))
-    with page.expect_file_chooser() as chooser:
-        page.keyboard.press("Enter")
     picture = next((tmp_path / "keys").rglob("*.png"))
-    chooser.value.set_files(picture)
+    choose_by_key(page, page.locator("#choose"), picture)
     page.get_by_role("img", name=f"{picture.name}: digit-").wait_for()
 
 
