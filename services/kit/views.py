@@ -3,7 +3,6 @@
 import asyncio
 from bisect import bisect_left
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import ExitStack
 from typing import Any, Generic, TypeVar
 
 from services.kit import heap
@@ -50,41 +49,49 @@ class View(Generic[T]):
                 await asyncio.sleep(self._retry_seconds)
 
     async def _watch(self) -> None:
-        fresh: dict[str, Versioned[T]] | None = {}
-        unreadable: set[str] = set()
-        revision = 0
-        with ExitStack() as loading:
-            loading.enter_context(heap.loading())
-            async for change in self._records.watch(*self._collections):
-                items = self._items if fresh is None else fresh
+        changes = self._records.watch(*self._collections)
+        items, unreadable, revision = dict[str, Versioned[T]](), set[str](), 0
+        with heap.loading():
+            async for change in changes:
                 revision = max(revision, change.revision)
-                match change:
-                    case Record(key) if (found := self._read(change)) is not None:
-                        unreadable.discard(key)
-                        if fresh is None:
-                            self._order(key, found)
-                        items[key] = found
-                    case Record(key) | Deleted(key):
-                        (unreadable.add if isinstance(change, Record) else unreadable.discard)(key)
-                        items.pop(key, None)
-                        self._ordered = None
-                    case Synced():
-                        self._items, self._ordered, fresh = items, None, None
-                        loading.close()
-                        self._synced.set()
-                if fresh is None:
-                    self.unreadable = frozenset(unreadable)
-                    async with self._moved:
-                        self._revision = max(self._revision, revision)
-                        self._version += 1
-                        self._moved.notify_all()
+                if isinstance(change, Synced):
+                    break
+                self._apply(change, items, unreadable)
+            else:
+                return
+        self._items, self._ordered = items, None
+        self._synced.set()
+        await self._tell(unreadable, revision)
+        async for change in changes:
+            if not isinstance(change, Synced):
+                was_there = change.key in items
+                self._apply(change, items, unreadable)
+                self._order(change.key, was_there=was_there)
+            await self._tell(unreadable, change.revision)
 
-    def _order(self, key: str, found: Versioned[T]) -> None:
-        """Puts a changed item in its place in the order; with a new one, that must be made again."""
-        if self._ordered is not None and key in self._items:
+    def _apply(self, change: Record | Deleted, items: dict[str, Versioned[T]], unreadable: set[str]) -> None:
+        found = self._read(change) if isinstance(change, Record) else None
+        if found is not None:
+            items[change.key] = found
+        else:
+            items.pop(change.key, None)
+        (unreadable.add if isinstance(change, Record) and found is None else unreadable.discard)(change.key)
+
+    def _order(self, key: str, *, was_there: bool) -> None:
+        """Puts a changed item in its place in the order, which must be made again after one has come or gone."""
+        found = self._items.get(key)
+        if self._ordered is not None and was_there and found is not None:
             self._ordered[bisect_left(self._names, key)] = found
         else:
             self._ordered = None
+
+    async def _tell(self, unreadable: set[str], revision: int) -> None:
+        """Wakes whoever waits for a change."""
+        self.unreadable = frozenset(unreadable)
+        async with self._moved:
+            self._revision = max(self._revision, revision)
+            self._version += 1
+            self._moved.notify_all()
 
     def _read(self, record: Record) -> Versioned[T] | None:
         try:
