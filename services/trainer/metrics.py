@@ -136,7 +136,7 @@ COMPUTE_SECONDS = Metric(
 CALLER_COMPUTE_SECONDS = Metric(
     "sightline_caller_compute_seconds_total",
     MetricKind.COUNTER,
-    "Compute charged for what a caller asked for; values of `caller` are bounded by `counts.MAX_NAMED`.",
+    "Compute charged for what a caller asked for; values of `caller` are bounded by `labels.MAX_NAMED`.",
     ("caller",),
 )
 # Of the workers' children, reported over their pipes. What is not scraped before a pod ends is lost.
@@ -173,7 +173,7 @@ WORKER_READY = Metric(
     "1 once a training process has started on the worker's device; 0 until then.",
 )
 
-# Values of `project` are bounded by `project_gauges.MAX_NAMED`.
+# Values of `project` are bounded by `labels.MAX_NAMED`.
 PROJECT_SHARE = Metric(
     "sightline_project_quota_share",
     MetricKind.GAUGE,

@@ -9,24 +9,23 @@ from services.kit.quotas import Quota
 from services.kit.tasks import repeat_aside
 from services.kit.telemetry import Telemetry
 from services.trainer import metrics
+from services.trainer.labels import Labels
 from services.trainer.projects import Project, Projects
 from services.trainer.store import Store
 from services.trainer.usage import model_bytes, model_count, own_compute
 
 EVERY_SECONDS = 5.0
-MAX_NAMED = 50  # projects with a label of their own, in the life of a process
-OTHER = "_other"  # no project can be called this
 
 
 class ProjectGauges:
-    """Prometheus never forgets a label, so the number of those is bounded: who has one keeps it, the rest share one."""
+    """One pass every few seconds; `Labels` decides which projects are named."""
 
     def __init__(self, store: Store, projects: Projects, clock: Clock, telemetry: Telemetry) -> None:
         self._store = store
         self._projects = projects
         self._clock = clock
         self._telemetry = telemetry
-        self._named: set[str] = set()
+        self._labels = Labels()
 
     async def keep_going(self) -> None:
         """Publishes and measures until cancelled, once the views are synced."""
@@ -50,11 +49,11 @@ class ProjectGauges:
 
     def _measure(self, projects: list[Project]) -> None:
         for project in sorted(projects, key=lambda found: (-max(map(found.share, Quota)), found.name)):
-            if project.owns_anything and len(self._named) < MAX_NAMED:
-                self._named.add(project.name)
+            if project.owns_anything:
+                self._labels.admit(project.name)
         groups = defaultdict[str, list[Project]](list)
         for project in projects:
-            groups[project.name if project.name in self._named else OTHER].append(project)
+            groups[self._labels.of(project.name)].append(project)
         for label, group in groups.items():
             self._telemetry.set(metrics.PROJECT_STORAGE, sum(one.storage_bytes for one in group), project=label)
             charged = sum(one.compute.charged.total_seconds() for one in group)

@@ -17,7 +17,8 @@ from services.kit.memory import MemoryRecords
 from services.kit.quotas import Limits, Quota
 from services.kit.telemetry import MemoryTelemetry
 from services.trainer import metrics
-from services.trainer.project_gauges import MAX_NAMED, OTHER, ProjectGauges
+from services.trainer.labels import MAX_NAMED, OTHER
+from services.trainer.project_gauges import ProjectGauges
 from services.trainer.projects import Projects
 from sightline.v1 import evaluation_service_pb2 as evaluations
 from sightline.v1 import model_pb2

@@ -41,9 +41,9 @@ BOUNDED_ELSEWHERE = {
     consume.QUEUED: "the same",
     **dict.fromkeys(
         (trainer.PROJECT_SHARE, trainer.PROJECT_STORAGE, trainer.PROJECT_COMPUTE),
-        "project_gauges.MAX_NAMED projects, and one value for all others",
+        "labels.MAX_NAMED projects, and one value for all others",
     ),
-    trainer.CALLER_COMPUTE_SECONDS: "counts.MAX_NAMED callers, and one value for all others",
+    trainer.CALLER_COMPUTE_SECONDS: "labels.MAX_NAMED callers, and one value for all others",
     **dict.fromkeys(http_metrics.ALL, "the gateway's routes, methods and statuses, one value for all others"),
     **dict.fromkeys(RPCS, "the methods of the contract, and one pair for all others"),
 }

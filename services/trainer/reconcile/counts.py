@@ -23,6 +23,7 @@ from services.kit.tasks import repeat_aside
 from services.kit.telemetry import Telemetry
 from services.trainer import metrics
 from services.trainer.domain import Evaluation, Trial
+from services.trainer.labels import Labels
 from services.trainer.store import Store
 from services.trainer.tally import Tally
 from services.trainer.usage import keep_charges
@@ -30,8 +31,7 @@ from services.trainer.usage import keep_charges
 T = TypeVar("T", Trial, Evaluation)
 FIRST_SCRAPE_SECONDS = 20.0  # after the start of the process; longer than a scrape interval
 EVERY_SECONDS = 2.0
-MAX_NAMED = 50  # callers with a label of their own, in the life of a process
-OTHER, NOBODY = "_other", "_none"  # all further callers; those of a suite without tokens
+NOBODY = "_none"  # the label of callers without tokens
 
 _log = Log(__name__)
 
@@ -43,7 +43,7 @@ class Counts:
         self._store = store
         self._clock = clock
         self._telemetry = telemetry
-        self._callers = set[str]()  # with a label of their own
+        self._callers = Labels()
         self._unanswered: dict[str, tuple[str, Tally]] = {}  # by record: writes that may have succeeded
 
     async def keep_going(self) -> None:
@@ -114,12 +114,10 @@ class Counts:
             self._add(changed.value, added)
 
     def _label(self, caller: str) -> str:
-        """The caller, if it is among the first MAX_NAMED of this process; its counter begins at 0."""
-        label = (caller or NOBODY) if caller in self._callers or len(self._callers) < MAX_NAMED else OTHER
-        if caller not in self._callers and label != OTHER:
-            self._callers.add(caller)
-            self._telemetry.add(metrics.CALLER_COMPUTE_SECONDS, 0, caller=label)
-        return label
+        """The caller's; a new one's counter begins at 0."""
+        if self._callers.admit(name := caller or NOBODY):
+            self._telemetry.add(metrics.CALLER_COMPUTE_SECONDS, 0, caller=name)
+        return self._callers.of(name)
 
     def _add(self, record: Trial | Evaluation, added: Tally) -> None:
         telemetry, work = self._telemetry, record.work

@@ -19,8 +19,9 @@ from services.kit.errors import EtagMismatch, Failure, Unavailable
 from services.kit.memory import MemoryRecords
 from services.kit.telemetry import MemoryTelemetry, Metric
 from services.trainer import metrics
+from services.trainer.labels import MAX_NAMED, OTHER
 from services.trainer.origin import Origin
-from services.trainer.reconcile.counts import FIRST_SCRAPE_SECONDS, MAX_NAMED, OTHER, Counts
+from services.trainer.reconcile.counts import FIRST_SCRAPE_SECONDS, Counts
 from services.trainer.store import Store
 from services.trainer.tally import AttemptResult
 from services.trainer.work import MAX_ATTEMPTS_WITHOUT_COMMIT, Work
