@@ -46,13 +46,10 @@ class Fetcher:
             while True:
                 message, files, _, _ = socket.recv_fds(self._connection, MOST_BYTES, 1)
                 pulse.beat()
-                match message[:1]:
-                    case b".":
-                        continue
-                    case b"=":
-                        return os.fdopen(files[0], "rb")
-                    case _:
-                        raise OSError(message[1:].decode(errors="replace") or "the process that downloads has ended")
+                if message[:1] == _FILE:
+                    return os.fdopen(files[0], "rb")
+                if message[:1] != _PROGRESS:
+                    raise OSError(message[1:].decode(errors="replace") or "the process that downloads has ended")
 
 
 def _help(connection: socket.socket) -> NoReturn:
