@@ -189,7 +189,9 @@ class Calls(grpc.aio.ServerInterceptor):
         span = ExitStack()  # closed without the exceptions that tell gRPC of a failure
         if not rpc.is_housekeeping:
             attributes, sender = rpc.span_attributes, tracing.received(context.invocation_metadata() or ())
-            around = self._telemetry.span(attributes["rpc.method"], attributes, kind=SpanKind.SERVER, parent=sender)
+            around = self._telemetry.tracer.span(
+                attributes["rpc.method"], attributes, kind=SpanKind.SERVER, parent=sender
+            )
             call.span = span.enter_context(around)
         context.set_trailing_metadata(((REQUEST_ID, call.request_id),))
         self._telemetry.add(server_metrics.STARTED, 1, **rpc.labels)

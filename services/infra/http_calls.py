@@ -101,7 +101,7 @@ class HttpCalls:
             return
         request = _Request(scope, _request_id(scope))
         log.request_id.set(request.request_id)
-        with self._telemetry.span(_method(scope), kind=SpanKind.SERVER, parent=_sender(scope)) as span:
+        with self._telemetry.tracer.span(_method(scope), kind=SpanKind.SERVER, parent=_sender(scope)) as span:
             await self._handle(request, receive, _watched(request, send))
             self._describe(request, span)
 

@@ -6,8 +6,8 @@ import os
 import platform
 import sys
 import warnings
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import closing, contextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -21,7 +21,7 @@ from services.kit import log, tracing
 from services.kit.masking import masked_urls
 from services.kit.settings import Settings
 from services.kit.telemetry import Metric, MetricKind
-from services.kit.tracing import NO_ATTRIBUTES, Attributes, NoTracer, Span, SpanKind, TraceContext, Tracer
+from services.kit.tracing import NoTracer, Tracer
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -138,7 +138,7 @@ class PrometheusTelemetry:
     """
 
     def __init__(self, service: str, tracer: Tracer | None = None) -> None:
-        self._tracer = tracer or NoTracer()
+        self.tracer = tracer or NoTracer()
         disable_created_metrics()
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
@@ -155,28 +155,6 @@ class PrometheusTelemetry:
         context = tracing.current()
         exemplar = {"trace_id": context.trace_id, "span_id": context.span_id} if context.is_sampled else None
         self._call("observe", metric, value, labels, exemplar)
-
-    def span(
-        self,
-        name: str,
-        attributes: Attributes = NO_ATTRIBUTES,
-        *,
-        kind: SpanKind = SpanKind.INTERNAL,
-        parent: TraceContext | None = None,
-        links: Sequence[TraceContext] = (),
-    ) -> AbstractContextManager[Span]:
-        return self._tracer.span(name, attributes, kind=kind, parent=parent, links=links)
-
-    def add_span(
-        self,
-        name: str,
-        seconds: float,
-        attributes: Attributes = NO_ATTRIBUTES,
-        *,
-        ago: float = 0.0,
-        parent: TraceContext | None = None,
-    ) -> None:
-        self._tracer.add_span(name, seconds, attributes, ago=ago, parent=parent)
 
     def _call(self, verb: str, metric: Metric, value: float, labels: dict[str, str], *more: object) -> None:
         try:

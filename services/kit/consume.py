@@ -134,8 +134,8 @@ class _Worker:
         if delivery.deliveries > 1:
             links = (origin,) if origin else ()
         elif origin:
-            self.telemetry.add_span("queue wait", delivery.age.total_seconds(), attributes, parent=origin)
-        return self.telemetry.span(name, attributes, kind=SpanKind.CONSUMER, parent=origin, links=links)
+            self.telemetry.tracer.add_span("queue wait", delivery.age.total_seconds(), attributes, parent=origin)
+        return self.telemetry.tracer.span(name, attributes, kind=SpanKind.CONSUMER, parent=origin, links=links)
 
     async def _settle(self, delivery: Delivery) -> Settled:
         """Handles the delivery and settles it; never raises."""

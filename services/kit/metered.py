@@ -236,7 +236,7 @@ class MeteredQueue:
         if not tracing.current():
             return NO_SPAN
         name, attributes = span_of("send", kind)
-        return self._meter.telemetry.span(name, attributes, kind=SpanKind.PRODUCER)
+        return self._meter.telemetry.tracer.span(name, attributes, kind=SpanKind.PRODUCER)
 
     async def fetch(self, kind: str, wait: timedelta) -> Delivery | None:
         try:

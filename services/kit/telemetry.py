@@ -48,11 +48,16 @@ class Metric:
                 yield dict(zip(self.labels, chosen, strict=True))
 
 
-class Telemetry(Tracer, Protocol):
+class Telemetry(Protocol):
     """Where measurements go, and spans. Law: never blocks, and never raises for declared labels and values.
 
     Undeclared ones are a bug: the test double raises; the real one logs it, records nothing and returns.
     """
+
+    @property
+    def tracer(self) -> Tracer:
+        """Where spans go."""
+        ...
 
     def add(self, metric: Metric, amount: float = 1, **labels: str) -> None:
         """Increments a counter, or changes a gauge by the amount."""
@@ -67,11 +72,11 @@ class Telemetry(Tracer, Protocol):
         ...
 
 
-class MemoryTelemetry(MemoryTracer):
+class MemoryTelemetry:
     """Keeps everything in memory, for tests."""
 
     def __init__(self) -> None:
-        super().__init__()
+        self.tracer = MemoryTracer()
         self.values: dict[tuple[str, tuple[tuple[str, str], ...]], float] = defaultdict(float)
         self.observed: dict[tuple[str, tuple[tuple[str, str], ...]], list[float]] = defaultdict(list)
 

@@ -181,26 +181,10 @@ NO_SPAN = NoSpan()
 class NoTracer:
     """Traces nothing."""
 
-    def span(
-        self,
-        name: str,
-        attributes: Attributes = NO_ATTRIBUTES,
-        *,
-        kind: SpanKind = SpanKind.INTERNAL,
-        parent: TraceContext | None = None,
-        links: Sequence[TraceContext] = (),
-    ) -> AbstractContextManager[Span]:
+    def span(self, *_: object, **__: object) -> AbstractContextManager[Span]:
         return NO_SPAN
 
-    def add_span(
-        self,
-        name: str,
-        seconds: float,
-        attributes: Attributes = NO_ATTRIBUTES,
-        *,
-        ago: float = 0.0,
-        parent: TraceContext | None = None,
-    ) -> None:
+    def add_span(self, *_: object, **__: object) -> None:
         pass
 
 

@@ -297,7 +297,7 @@ class Predictor:
             seconds = self._clock.monotonic() - start
             self._telemetry.observe(metrics.STAGE_SECONDS, seconds, stage=Stage.DECODE)
             if step:
-                self._telemetry.add_span("decode", seconds, parent=step)
+                self._telemetry.tracer.add_span("decode", seconds, parent=step)
             return use(decoded)
 
         try:

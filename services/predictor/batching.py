@@ -214,8 +214,8 @@ class Batcher:
 
     def _trace(self, image: _Waiting, done: _Pass) -> None:
         ago, batch = max(0.0, self._clock.monotonic() - done.start), {"sightline.batch.size": len(done.batch)}
-        self._telemetry.add_span("queue wait", done.start - image.since, ago=ago, parent=image.step)
-        self._telemetry.add_span("forward", done.seconds, batch, ago=ago - done.seconds, parent=image.step)
+        self._telemetry.tracer.add_span("queue wait", done.start - image.since, ago=ago, parent=image.step)
+        self._telemetry.tracer.add_span("forward", done.seconds, batch, ago=ago - done.seconds, parent=image.step)
 
     def _drop(self, image: _Waiting) -> None:
         self._telemetry.add(metrics.DROPPED, reason=DropReason.LATE)

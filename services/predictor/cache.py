@@ -224,7 +224,7 @@ class ModelCache:
 
     async def _load(self, entry: Entry) -> Loaded:
         start = self._clock.monotonic()
-        with self._telemetry.span("bundle load", {"sightline.model": entry.bundle.model_name}) as span:
+        with self._telemetry.tracer.span("bundle load", {"sightline.model": entry.bundle.model_name}) as span:
             await self._reserve(entry, await self._source.size_bytes(entry.bundle))
             loaded = await self._source.load(entry.bundle)
             span.set("sightline.bundle.size", entry.size_bytes)

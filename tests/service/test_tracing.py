@@ -150,7 +150,7 @@ async def test_a_retried_job_is_a_span_of_the_same_trace_linked_to_its_publicati
             raise Released
         stop.set()
 
-    with telemetry.span("call") as call:
+    with telemetry.tracer.span("call") as call:
         call.set("sightline.resource", "datasets/a")
         await queue.publish("work", b"{}")
     async with asyncio.timeout(60):
@@ -199,14 +199,14 @@ def test_a_process_ends_although_the_last_spans_cannot_be_sent(monkeypatch: pyte
 async def test_a_single_prediction_shows_its_steps_and_a_stream_of_images_only_the_call(tmp_path: Path, images: int):
     async with predicting(tmp_path) as running:
         await running.predictor.load_model("models/m")
-        running.telemetry.spans.clear()
+        running.telemetry.tracer.spans.clear()
         request = pb.AnalyzeImageRequest(model_name="models/m", image=IMAGE)
         if images == 1:
             await running.stub.AnalyzeImage(request)
         else:
             stream = [pb.AnalyzeImagesRequest(id=str(number), request=request) for number in range(images)]
             assert len([one async for one in running.stub.AnalyzeImages(iter(stream))]) == images
-    call, *steps = running.telemetry.spans
+    call, *steps = running.telemetry.tracer.spans
     assert call.name.startswith("sightline.v1.PredictionService/AnalyzeImage")
     assert [one.name for one in steps] == (["decode", "queue wait", "forward"] if images == 1 else [])
     assert all(one.parent == call.context for one in steps)
@@ -218,7 +218,7 @@ async def test_the_gateway_continues_a_trace_into_its_calls():
     gateway = Gateway(services_of(Stub(seen, {"GetDataset": lambda _: found})), settings, apis.served())
     async with served(gateway, settings, telemetry=telemetry) as client:
         await client.get("/computervision/datasets/a?api-version=2023-04-01-preview", headers=dict(CALLER.headers))
-    (span,) = telemetry.spans
+    (span,) = telemetry.tracer.spans
     assert (span.name, span.parent) == ("GET /computervision/datasets/{name}", CALLER)
     assert span.attributes["http.response.status_code"] == 200
     assert seen[0].metadata[tracing.TRACEPARENT] == span.context.traceparent

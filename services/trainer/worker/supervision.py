@@ -197,7 +197,7 @@ class Supervision:
         """Adds the span of the child's phase that ends now; the child itself traces nothing."""
         now = self._clock.monotonic()
         began = self._began if self._phase_began is None else self._phase_began
-        self._telemetry.add_span(f"child {self._phase}", now - (now if began is None else began))
+        self._telemetry.tracer.add_span(f"child {self._phase}", now - (now if began is None else began))
         self._phase_began = now
 
     async def _keep_trial(self, result: Result) -> None:

@@ -121,7 +121,7 @@ class Worker:
     def _span(self, attempt: AnyAttempt) -> AbstractContextManager[Span]:
         record = attempt.record
         about = {"sightline.resource": record.name, "sightline.attempt": record.work.attempt}
-        return self._telemetry.span(type(record).__name__.lower(), about)
+        return self._telemetry.tracer.span(type(record).__name__.lower(), about)
 
     async def _clean(self, record: Trial | Evaluation | Estimate | Export) -> None:
         """Removes what an attempt without a lease may have stored after its model's blobs were deleted.
