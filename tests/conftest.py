@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,6 +57,18 @@ def own_nats_server(tmp_path: Path) -> Iterator[NatsServer]:
     """An empty nats-server for one test, which may stop, kill, pause and restart it."""
     with NatsServer(tmp_path / "nats") as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The graphs of small networks: those of `make setup`, and more, traced as it does, in a process of its own."""
+    folder = tmp_path_factory.mktemp("graphs")
+    made = Path(sys.prefix) / "share" / "sightline" / "graphs"
+    if made.exists():
+        shutil.copytree(made, folder, dirs_exist_ok=True)
+    networks = ("squeezenet1_1", "mobilenet_v2", "mobilenet_v3_small", "yolox_nano")
+    subprocess.run([sys.executable, "-m", "services.vision.graph_tracing", folder, *networks], check=True)
+    return folder
 
 
 @pytest.fixture(scope="session")

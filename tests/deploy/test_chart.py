@@ -1,14 +1,15 @@
 """The Helm charts: Helm renders from them what kustomize renders from deploy/k8s, and refuses values that are none."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import helm_python
 import pytest
 import yaml
 
+from tests.support import helm
 from tests.support.manifests import (
     CHART,
     COMBINATIONS,
@@ -19,7 +20,6 @@ from tests.support.manifests import (
     chart_text,
     chart_values,
     combined_text,
-    loaded,
     of_kind,
     render_text,
     template,
@@ -184,7 +184,9 @@ def test_pods_restart_when_a_setting_of_theirs_changes() -> None:
 
 def test_each_revision_has_a_job_of_its_own_that_stays_because_helm_waits_for_it() -> None:
     def job(revision: int = 1, **values: Resource) -> str:
-        made = loaded().render(merged({"store": {"kind": "seaweedfs"}}, values), namespace="suite", revision=revision)
+        made = helm.render(
+            CHART, merged({"store": {"kind": "seaweedfs"}}, values), namespace="suite", revision=revision
+        )
         (found,) = [yaml.safe_load(text) for name, text in made.items() if name.endswith("/store-users.yaml")]
         assert "ttlSecondsAfterFinished" not in found["spec"]
         return found["metadata"]["name"]
@@ -242,13 +244,13 @@ def test_the_volume_of_the_store_has_a_size_for_what_it_keeps_unless_a_value_say
     ],
 )
 def test_a_value_that_is_none_or_contradicts_another_is_refused(values: Resource, message: str) -> None:
-    with pytest.raises(helm_python.HelmError, match=re.escape(message)):
+    with pytest.raises(helm.ChartRefused, match=re.escape(message)):
         chart_text(values)
 
 
 def test_every_value_has_a_schema_that_names_its_parts() -> None:
-    values, schema = loaded().values, loaded().schema
-    assert schema
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    schema = json.loads((CHART / "values.schema.json").read_text())
 
     def unknown(value: Any, of: Resource, path: str) -> Iterator[str]:
         of = schema["$defs"][of["$ref"].rpartition("/")[2]] if "$ref" in of else of
@@ -266,7 +268,7 @@ def test_every_value_has_a_schema_that_names_its_parts() -> None:
 @pytest.mark.parametrize("chart", [CHART, CLUSTER_CHART], ids=lambda chart: chart.name)
 @pytest.mark.parametrize("version", ["v1.30.0", "v1.37.0"])
 def test_helm_finds_nothing_wrong_with_the_chart(chart: Path, version: str) -> None:
-    report = helm_python.lint(chart, strict=True, kube_version=version)
+    report = helm.lint(chart, version)
     assert report["errors"] == []
     assert [one for one in report["messages"] if "icon" not in one["error"]] == []
 
@@ -274,7 +276,7 @@ def test_helm_finds_nothing_wrong_with_the_chart(chart: Path, version: str) -> N
 def test_the_notes_name_every_secret_that_pods_wait_for() -> None:
     for name in ("default", "local", "everything"):
         values = chart_values(f"chart {name}")
-        notes = loaded().render(values, name="suite", namespace="team-a")["sightline/templates/NOTES.txt"]
+        notes = helm.render(CHART, values, namespace="team-a")["sightline/templates/NOTES.txt"]
         text = text_of(f"chart {name}")
         named = {
             *re.findall(r"secretName: (\S+)", text),

@@ -4,6 +4,7 @@ An API server refuses a definition with a rule that might be too expensive, judg
 costs here are at least Kubernetes': it takes objects for small, here an object is as large as all that it may hold.
 """
 
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -28,7 +29,7 @@ class Unbounded(Exception):
 
 def holds(rule: str, new: Mapping[str, Any], old: Mapping[str, Any] | None = None) -> bool:
     """Whether a spec keeps the rule; celpy.CELEvalError if the rule reads what is not there."""
-    environment = celpy.Environment()
+    environment = _environment()
     values = {"self": json_to_cel(dict(new)), "oldSelf": json_to_cel(dict(old or {}))}
     return bool(environment.program(environment.compile(rule)).evaluate(values))
 
@@ -36,13 +37,21 @@ def holds(rule: str, new: Mapping[str, Any], old: Mapping[str, Any] | None = Non
 def costs(schema: Schema, times: int = 1) -> Iterator[tuple[str, int]]:
     """Each rule at or below a schema, and its cost: it is evaluated so many times at most. Unbounded."""
     for one in schema.get("x-kubernetes-validations", ()):
-        yield one["rule"], times * _cost(celpy.Environment().compile(one["rule"]), schema)
+        yield one["rule"], times * _cost(_environment().compile(one["rule"]), schema)
     for one in schema.get("properties", {}).values():
         yield from costs(one, times)
     if "items" in schema:
         yield from costs(schema["items"], times * schema.get("maxItems", MAX_COST))
     if "additionalProperties" in schema:
         yield from costs(schema["additionalProperties"], times * schema.get("maxProperties", MAX_COST))
+
+
+def _environment() -> celpy.Environment:
+    limit = sys.getrecursionlimit()
+    try:
+        return celpy.Environment()
+    finally:
+        sys.setrecursionlimit(limit)  # which celpy raises for the whole process
 
 
 def _cost(found: Tree[Token], schema: Schema) -> int:

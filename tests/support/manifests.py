@@ -9,7 +9,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import helm_python
 import yaml
 from pydantic import SecretStr
 
@@ -20,6 +19,7 @@ from services.kit.settings import Settings
 from services.predictor.settings import PredictorSettings
 from services.trainer.settings import TrainerSettings
 from sightline.client.transport.addresses import VARIABLES
+from tests.support import helm
 
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "deploy" / "k8s"
@@ -148,15 +148,9 @@ def chart_values(name: str) -> Resource:
     return {} if word == "default" else yaml.safe_load(path.read_text())
 
 
-@functools.cache
-def loaded(chart: Path = CHART) -> helm_python.Chart:
-    """The chart as Helm reads it."""
-    return helm_python.Chart.load(chart)
-
-
 def chart_text(values: Resource, namespace: str = NAMESPACE, chart: Path = CHART) -> str:
     """The resources of the chart, rendered by Helm, in kubectl's form."""
-    made = loaded(chart).render(values, name="suite", namespace=namespace)
+    made = helm.render(chart, values, namespace=namespace)
     manifests = [text for name, text in sorted(made.items()) if name.endswith(".yaml")]
     found = [one for text in manifests for one in yaml.load_all(text, yaml.CSafeLoader) if one]
     return yaml.dump_all(found, Dumper=yaml.CSafeDumper)

@@ -14,7 +14,7 @@ from PIL import ExifTags, Image
 
 from services.predictor import engines
 from services.predictor.domain import ModelRunner
-from services.vision import bundle, graph_models, graph_tracing
+from services.vision import bundle, graph_models
 from services.vision.classifier import Classifier
 from services.vision.graph_models import GraphClassifier
 from services.vision.openvino_graphs import OpenVinoGraph
@@ -46,11 +46,10 @@ def model() -> Classifier:
 
 
 @pytest.fixture(scope="module")
-def with_graphs(model: Classifier, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bundles")
-    graph_tracing.add("squeezenet1_1", folder / "graphs")
-    bundle.write(folder / "bundle", model, folder / "graphs")
-    return folder / "bundle"
+def with_graphs(model: Classifier, graphs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundle")
+    bundle.write(folder, model, graphs)
+    return folder
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from services.kit.telemetry import MemoryTelemetry
 from services.predictor.bundles import BundleSource
 from services.predictor.domain import Bundle
 from services.predictor.engines import load
-from services.vision import bundle, graph_tracing
+from services.vision import bundle
 from services.vision.backbones import build
 from services.vision.packs import PackUnusable, description_of, read_pack, require_fit
 from services.vision.sealing import seal
@@ -204,12 +204,11 @@ def spoilt(folder: Path, part: str, kind: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def whole(graphs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The files of a bundle that is sound."""
     folder = tmp_path_factory.mktemp("whole")
-    graph_tracing.add(SQUEEZENET.name, folder / "graphs")
-    bundle.write(folder / "model", classifier_of(card(), build(SQUEEZENET.name, 3, seed=1)), folder / "graphs")
-    return {file.name: file.read_bytes() for file in (folder / "model").iterdir()}
+    bundle.write(folder, classifier_of(card(), build(SQUEEZENET.name, 3, seed=1)), graphs)
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
 async def at_once(run: Callable[[], object]) -> object:

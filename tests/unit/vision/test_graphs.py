@@ -27,14 +27,6 @@ from tests.unit.vision.test_bundle import classifier, two_framings
 SIZES = [(97, 64), (120, 90), (64, 64)]
 
 
-@pytest.fixture(scope="session")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("graphs")
-    for name in ("squeezenet1_1", "mobilenet_v2", "mobilenet_v3_small", "yolox_nano"):
-        graph_tracing.add(name, folder)
-    return folder
-
-
 def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
@@ -53,22 +45,22 @@ def loaded(directory: Path) -> GraphClassifier:
 
 
 @pytest.mark.parametrize("names", [("squeezenet1_1",), ("mobilenet_v2", "squeezenet1_1")])
-def test_a_classifier_s_graphs_give_its_probabilities(names: tuple[str, ...], tmp_path: Path, kept: Path) -> None:
+def test_a_classifier_s_graphs_give_its_probabilities(names: tuple[str, ...], tmp_path: Path, graphs: Path) -> None:
     model = classifier(*names, temperature=2.0)
     random = torch.Generator().manual_seed(1)
     for key, tensor in model.network.state_dict().items():  # a random network's deepest features are nearly 0
         if key.endswith((".running_var", ".running_mean")):
             tensor.copy_(0.1 + 0.2 * torch.rand(tensor.shape, generator=random))
-    bundle.write(tmp_path, model, kept)
+    bundle.write(tmp_path, model, graphs)
     served = loaded(tmp_path)
     views = [model.prepare(photo) for photo in photos()]
     np.testing.assert_allclose(served.predict_prepared(views), model.predict_prepared(views), atol=1e-5)
     assert served.predict_prepared([]).shape == (0, 3)
 
 
-def test_two_views_of_one_network_share_a_graph(tmp_path: Path, kept: Path) -> None:
+def test_two_views_of_one_network_share_a_graph(tmp_path: Path, graphs: Path) -> None:
     model = two_framings()
-    bundle.write(tmp_path, model, kept)
+    bundle.write(tmp_path, model, graphs)
     assert [path.name for path in tmp_path.glob("*.onnx")] == [graph_file(0)]
     views = [model.prepare(photo) for photo in photos()]
     expected = model.predict_prepared(views)
@@ -78,12 +70,12 @@ def test_two_views_of_one_network_share_a_graph(tmp_path: Path, kept: Path) -> N
 @pytest.mark.weights
 @pytest.mark.real_data
 def test_a_detector_s_graph_finds_the_same_objects_in_photos_of_any_shape(
-    weights_dir: Path, test_data: Path, tmp_path: Path, kept: Path
+    weights_dir: Path, test_data: Path, tmp_path: Path, graphs: Path
 ) -> None:
     network = build_detector("yolox_nano", 80)
     load_detector_weights(network, load_file(weights_dir / "yolox_nano.safetensors"), keep_head=True)
     model = detector("yolox_nano", 80, DETECTORS["yolox_nano"].rule.size, network)
-    bundle.write(tmp_path, model, kept)
+    bundle.write(tmp_path, model, graphs)
     served = graph_models.load(tmp_path)
     assert isinstance(served, GraphDetector)
     photos = [(test_data / "raccoon" / "images" / name).read_bytes() for name in ("0014.jpg", "0034.jpg", "0035.jpg")]
@@ -97,18 +89,18 @@ def test_a_detector_s_graph_finds_the_same_objects_in_photos_of_any_shape(
         assert ours.labels[:sure].tolist() == theirs.labels[:sure].tolist()
 
 
-def test_a_graph_names_no_file_and_holds_no_weights(tmp_path: Path, kept: Path) -> None:
-    first = bundle.write(tmp_path / "a", classifier("squeezenet1_1"), kept)
-    assert bundle.write(tmp_path / "b", classifier("squeezenet1_1"), kept) == first
+def test_a_graph_names_no_file_and_holds_no_weights(tmp_path: Path, graphs: Path) -> None:
+    first = bundle.write(tmp_path / "a", classifier("squeezenet1_1"), graphs)
+    assert bundle.write(tmp_path / "b", classifier("squeezenet1_1"), graphs) == first
     graph = (tmp_path / "a" / graph_file(0)).read_bytes()
     assert len(graph) < 100_000
     assert b".py" not in graph
     onnx.checker.check_model(str(tmp_path / "a" / graph_file(0)))
 
 
-def test_what_was_traced_is_not_traced_again(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_traced_is_not_traced_again(graphs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graph_tracing, "_trace", lambda *_: pytest.fail("traced again"))
-    graph_tracing.add("squeezenet1_1", kept)
+    graph_tracing.add("squeezenet1_1", graphs)
 
 
 @pytest.mark.parametrize("name", ["fasterrcnn_mobilenet_v3_large_320_fpn", "dfine_nano"])
@@ -121,11 +113,11 @@ def test_networks_that_cannot_be_traced_give_bundles_without_graphs(name: str, t
 
 
 def test_a_graph_that_computes_something_else_is_refused(
-    tmp_path: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, graphs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embed = Network.embed_stages
     monkeypatch.setattr(Network, "embed_stages", lambda *given: [2 * part for part in embed(*given)])
-    bundle.write(tmp_path, classifier("squeezenet1_1"), kept)
+    bundle.write(tmp_path, classifier("squeezenet1_1"), graphs)
     assert not list(tmp_path.glob("*.onnx"))
 
 
@@ -151,8 +143,8 @@ def test_networks_share_the_memory_for_what_lies_between_their_layers(tmp_path: 
     assert resident() - before < 100e6
 
 
-def test_damaged_graphs_and_weights_are_named(tmp_path: Path, kept: Path) -> None:
-    bundle.write(tmp_path, classifier("squeezenet1_1"), kept)
+def test_damaged_graphs_and_weights_are_named(tmp_path: Path, graphs: Path) -> None:
+    bundle.write(tmp_path, classifier("squeezenet1_1"), graphs)
     graph = tmp_path / graph_file(0)
     whole = graph.read_bytes()
     graph.write_bytes(whole[:-10])

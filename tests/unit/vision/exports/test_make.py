@@ -9,7 +9,7 @@ import pytest
 from google.protobuf import json_format
 
 from services.predictor import engines
-from services.vision import bundle, graph_tracing
+from services.vision import bundle
 from services.vision.classifier import Classifier
 from services.vision.detector import Detector
 from services.vision.exports import make as making
@@ -19,7 +19,6 @@ from services.vision.exports.formats import ExportFormat
 from services.vision.exports.make import Made, Unexportable, make
 from tests.support.detectors import detector
 from tests.support.exported import (
-    NETWORKS,
     Archive,
     combination,
     pictures,
@@ -40,14 +39,6 @@ KINDS: dict[str, Build] = {
 }
 
 
-@pytest.fixture(scope="session")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("graphs")
-    for name in NETWORKS:
-        graph_tracing.add(name, folder)
-    return folder
-
-
 def made(model: Classifier | Detector, form: ExportFormat, folder: Path, traced: Path | None = None) -> Made:
     bundle.write(folder / "bundle", model, traced)
     (folder / "output").mkdir()
@@ -59,10 +50,10 @@ def made(model: Classifier | Detector, form: ExportFormat, folder: Path, traced:
 @pytest.mark.parametrize("form", ExportFormat)
 @pytest.mark.parametrize("kind", KINDS)
 async def test_an_exported_model_answers_as_the_predictor_does(
-    kind: str, form: ExportFormat, tmp_path: Path, weights_dir: Path, test_data: Path, kept: Path
+    kind: str, form: ExportFormat, tmp_path: Path, weights_dir: Path, test_data: Path, graphs: Path
 ) -> None:
     model = KINDS[kind](weights_dir)
-    exported = made(model, form, tmp_path, kept)
+    exported = made(model, form, tmp_path, graphs)
     archive = Archive(exported.path, tmp_path)
     files = pictures(test_data / "raccoon" / "images" / "0014.jpg")
     paths = [tmp_path / name for name in files]
@@ -90,8 +81,8 @@ async def test_an_exported_model_answers_as_the_predictor_does(
     assert archive.can_import(form.needs)
 
 
-def test_the_same_bundle_gives_the_same_archive_which_tells_what_it_is(tmp_path: Path, kept: Path) -> None:
-    bundle.write(tmp_path / "bundle", combination(card("mobilenet_v2")), kept)
+def test_the_same_bundle_gives_the_same_archive_which_tells_what_it_is(tmp_path: Path, graphs: Path) -> None:
+    bundle.write(tmp_path / "bundle", combination(card("mobilenet_v2")), graphs)
     archives: list[bytes] = []
     for number in range(2):
         output = tmp_path / str(number)
@@ -111,8 +102,8 @@ def test_the_same_bundle_gives_the_same_archive_which_tells_what_it_is(tmp_path:
     assert "pip install -r requirements.txt" in (archive.folder / "README.md").read_text()
 
 
-def test_the_check_fails_if_the_model_answers_otherwise(tmp_path: Path, kept: Path) -> None:
-    archive = Archive(made(combination(card("mobilenet_v2")), ExportFormat.ONNX, tmp_path, kept).path, tmp_path)
+def test_the_check_fails_if_the_model_answers_otherwise(tmp_path: Path, graphs: Path) -> None:
+    archive = Archive(made(combination(card("mobilenet_v2")), ExportFormat.ONNX, tmp_path, graphs).path, tmp_path)
     sample = json.loads((archive.folder / "sample.json").read_text())
     sample["answer"]["customModelResult"]["tagsResult"]["values"][0]["confidence"] += 2e-4
     (archive.folder / "sample.json").write_text(json.dumps(sample))
@@ -145,16 +136,16 @@ def test_a_bundle_without_graphs_gets_them_for_the_export(tmp_path: Path) -> Non
     assert not list((tmp_path / "bundle").glob("*.onnx"))
 
 
-def test_large_weights_stay_beside_the_model(tmp_path: Path, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_weights_stay_beside_the_model(tmp_path: Path, graphs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.vision.exports.onnx_model.INSIDE_BYTES", 1000)
-    archive = Archive(made(combination(card("mobilenet_v2")), ExportFormat.ONNX, tmp_path, kept).path, tmp_path)
+    archive = Archive(made(combination(card("mobilenet_v2")), ExportFormat.ONNX, tmp_path, graphs).path, tmp_path)
     assert (archive.folder / "model.onnx").stat().st_size < 1_000_000
     assert (archive.folder / "weights.safetensors").stat().st_size > 1_000_000
     assert archive.run("--check").returncode == 0
 
 
 def test_an_export_that_answers_otherwise_is_not_delivered(
-    tmp_path: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, graphs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer = predict.Model.answer
 
@@ -166,4 +157,4 @@ def test_an_export_that_answers_otherwise_is_not_delivered(
 
     monkeypatch.setattr(predict.Model, "answer", off)
     with pytest.raises(Unexportable, match="differ from the model's by 2"):
-        made(combination(card("mobilenet_v2")), ExportFormat.ONNX, tmp_path, kept)
+        made(combination(card("mobilenet_v2")), ExportFormat.ONNX, tmp_path, graphs)
