@@ -145,13 +145,13 @@ async def assert_complete(caller: Caller, model: Model, trials: list[Trial], kil
 
 @pytest.mark.timeout(200)
 async def test_killing_an_ingest_worker_and_the_broker_during_a_chunk_gives_the_same_snapshot(tmp_path: Path) -> None:
-    train, _ = digits.write(tmp_path / "images", per_digit=40, side=1200)  # large, so that each takes a while
+    train, _ = digits.write(tmp_path / "images", per_digit=20, side=1200)  # large, so that each takes a while
     slowly = {
         "SIGHTLINE_PROGRESS_SECONDS": "0.02",
         "SIGHTLINE_IMAGES_IN_FLIGHT": "1",
         "SIGHTLINE_INGEST_JOBS": "1",
         "SIGHTLINE_INGEST_THREADS": "1",
-        "SIGHTLINE_CHUNK_IMAGES": "110",
+        "SIGHTLINE_CHUNK_IMAGES": "55",
     }
     async with stack_in(tmp_path, 1, **slowly) as stack:
         caller = Caller(stack)

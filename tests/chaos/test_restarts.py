@@ -36,7 +36,7 @@ from sightline.v1 import dataset_service_pb2 as service
 from sightline.v1.dataset_pb2 import Dataset
 from tests.support.servers import NatsServer, free_port
 
-RESTARTS = int(os.environ.get("SIGHTLINE_RESTARTS", "16"))
+RESTARTS = int(os.environ.get("SIGHTLINE_RESTARTS", "8"))
 SEED = 20261123
 CALLERS = 4
 PAUSE_SECONDS = 0.01  # between two calls of a caller

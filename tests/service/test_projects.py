@@ -30,6 +30,7 @@ from tests.unit.predictor.serving import IMAGE
 
 OK, MISSING, UNSERVED = "OK", "NOT_FOUND", "UNIMPLEMENTED"
 E, ALIAS = "models/m/evaluations/e", "models/m@live"
+WAITING = {"EstimateTraining", "ExportModel"}  # which wait for a worker until just before their deadline
 NEW_NAMES = {("SetModelAlias", ("name",))}  # which a call may choose
 
 
@@ -154,7 +155,7 @@ async def two(tmp_path: Path) -> AsyncIterator[Suite]:
 async def answer(made: Suite, rpc: str, request: Any, key: str) -> tuple[str, str, bytes, Any]:
     """The code, message and details of the call or of a stream's only answer, and what it returned."""
     try:
-        returned = await made.call(rpc, request, key)
+        returned = await made.call(rpc, request, key, seconds=10 if rpc in WAITING else 20)
     except grpc.aio.AioRpcError as error:
         trailers: Any = dict(error.trailing_metadata() or ())
         status = Status.FromString(trailers["grpc-status-details-bin"])

@@ -137,15 +137,15 @@ class Suite:
         keys.append(self.keys_file, line)
         return self.tokens[name]
 
-    async def call(self, rpc: str, request: Any, key: str, project: str = "") -> Any:
-        """The answer to the call, or all messages of a stream that ends."""
+    async def call(self, rpc: str, request: Any, key: str, project: str = "", seconds: float = 20) -> Any:
+        """The answer to the call within so many seconds, or all messages of a stream that ends."""
         described = RPCS[rpc]
         service = described.containing_service.name
         stub = getattr({s.name: module for s, module in SERVICES}[service], f"{service}Stub")
         method = getattr(stub(self.channels[service]), rpc)
         metadata = (bearer(self.tokens[key]), *([(PROJECT, project)] if project else []))
         sent = [request] if described.client_streaming and not isinstance(request, list) else request
-        call = method(iter(sent) if described.client_streaming else sent, metadata=metadata, timeout=20)
+        call = method(iter(sent) if described.client_streaming else sent, metadata=metadata, timeout=seconds)
         return [one async for one in call] if described.server_streaming else await call
 
     async def register(self, name: str, key: str, *, work: bool = True) -> dataset_pb2.Dataset:
