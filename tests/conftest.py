@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import subprocess
@@ -24,6 +25,10 @@ from tests.support.juicefs import MinioGateway
 from tests.support.s3 import S3Server, S3ServerWithKeys
 from tests.support.seaweed import SeaweedCluster, SeaweedServer
 from tests.support.servers import NatsServer, ServerMissing, oldest_nats
+
+# Torch describes each step of tracing, with its stack, to whoever listens to this logger, as pytest does to all that
+# pass nothing on: tracing took several times as long, and gigabytes.
+logging.getLogger("torch.__trace").addHandler = lambda hdlr: None
 
 # No property test fails because the machine is busy.
 settings.register_profile("untimed", deadline=None)

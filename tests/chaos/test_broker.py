@@ -116,6 +116,7 @@ async def test_repeated_and_late_jobs_change_nothing(scene: Scene) -> None:
     assert not observer.faults, "\n".join(observer.faults)
 
 
+@pytest.mark.long  # `test_faults` wipes the stream too
 async def test_a_training_survives_the_loss_of_the_job_stream(scene: Scene) -> None:
     model = "models/forgotten"
     stream = scene.queue._js  # an operator's mistake, not a service's call

@@ -27,7 +27,7 @@ SEED = 20261123
 WORKER, CHILD = "trainer-worker-1", "child"
 TARGETS = (WORKER, CHILD, "trainer", "dataset", "nats")
 MODEL, TRAIN, TEST = "models/survivor", "datasets/train", "datasets/test"
-BUDGET_SECONDS = 120
+BUDGET_SECONDS = 180
 RECOVERY_SECONDS = 60.0
 SERVED_SECONDS = 30.0  # until the predictor has looked the model up again and loaded its bundle
 

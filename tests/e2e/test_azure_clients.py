@@ -147,6 +147,7 @@ def test_the_customization_samples_train_evaluate_and_predict(trees: dict[str, A
     assert trees["right"] >= 0.75 * trees["images"]
 
 
+@pytest.mark.long
 def test_irisml_trains_a_detector_and_gets_boxes_as_tensors(gateway: Gateway, trees: dict[str, Any]) -> None:
     found = gateway.python("irisml_tasks.py", BLOBS, gateway.folder)
     assert found["status"] == "succeeded"

@@ -74,6 +74,7 @@ def test_a_classifier_is_measured_and_the_command_shows_it(client: Client, own: 
     assert client.models.list() == ()
 
 
+@pytest.mark.long
 def test_a_detector_is_measured_without_a_metric(client: Client) -> None:
     found = client.models.estimate(dataset="raccoons", timeout=SECONDS)
     assert found.minimum_budget <= found.suggested_budget

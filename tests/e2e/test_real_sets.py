@@ -17,7 +17,7 @@ GOALS = {
     "grocery": ("classification", 180, "accuracyTop1", 0.80),
     "fork_scissors": ("detection", 240, "meanAveragePrecision50", 0.93),
 }
-LONG = {"grocery", "fork_scissors"}
+LONG = {"trash", "grocery", "fork_scissors"}
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,7 @@ async def read(stub: Any, file_name: str) -> bytes:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.long)])
 async def test_workers_that_are_killed_again_and_again_lose_and_double_no_image(
     own_nats_server: NatsServer, tmp_path: Path, seed: int
 ) -> None:

@@ -289,7 +289,7 @@ async def test_a_detectors_training_resumes_after_a_sigterm_and_finishes(pods: P
     assert not pods.wrote_outside("first") + pods.wrote_outside("second")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(500)
 async def test_a_detectors_evaluation_ended_by_a_sigterm_costs_nothing_and_is_repeated_by_another_worker(
     pods: Pods,

@@ -14,7 +14,8 @@ from sightline.images.upright import upright
 from tests.support.hostile_images import encoded
 from tests.support.odd_images import photo, segment
 
-NOISE = Image.effect_noise((320, 240), 90).convert("RGB")
+SAMPLES = np.random.default_rng(1).normal(128, 90, (240, 320))
+NOISE = Image.fromarray(np.clip(SAMPLES, 0, 255).astype(np.uint8)).convert("RGB")
 BASELINES = {
     "colours": (NOISE, {}),
     "full colours": (NOISE, {"subsampling": 0}),
@@ -40,7 +41,8 @@ def test_a_jpeg_without_its_end_marker_is_whole(name: str) -> None:
     data = jpeg(name)
     for cut in (data[:-2], data[:-1], data[:-2] + bytes(5_000)):
         reading = read(cut)
-        assert lack_of(reading) == "all its pixels are there"
+        # a decoder that needs no more bits for the last pixel misses nothing
+        assert not reading.notes or lack_of(reading) == "all its pixels are there"
         np.testing.assert_array_equal(reading.pixels[:-16], decode(data)[:-16])
         assert np.abs(reading.pixels.astype(int) - decode(data)).mean() < 0.2, "the last block at most"
 

@@ -183,7 +183,13 @@ class _Killed(BaseException):
 
 
 @pytest.mark.parametrize(
-    ("die_at", "refit", "network"), [(1, False, TINY), (3, False, TINY), (3, True, TINY), (3, False, "dfine_nano")]
+    ("die_at", "refit", "network"),
+    [
+        (1, False, TINY),
+        (3, False, TINY),
+        (3, True, TINY),
+        pytest.param(3, False, "dfine_nano", marks=pytest.mark.long),
+    ],
 )
 def test_a_killed_training_resumes_to_the_same_bits(snapshot, tmp_path, monkeypatch, die_at, refit, network):
     recipe = detector_recipe(
