@@ -110,6 +110,8 @@ class Archive:
             opened.extractall(folder / "archive")
         self.folder, self._packages = folder / "archive", folder / "packages"
         self._packages.mkdir()
+        self.home = folder / "home"
+        self.home.mkdir()
         for line in (self.folder / "requirements.txt").read_text().splitlines():
             for name in distributions(line.partition("==")[0]):
                 self._link(name)
@@ -129,7 +131,8 @@ class Archive:
         return self._python("-c", f"import {name}").returncode == 0
 
     def _python(self, *words: str) -> subprocess.CompletedProcess[str]:
-        environment = {"PYTHONPATH": str(self._packages), "PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"}
+        environment = {"PYTHONPATH": str(self._packages), "PATH": os.environ["PATH"], "HOME": str(self.home)}
+        environment["PYTHONDONTWRITEBYTECODE"] = "1"
         command = [sys.executable, "-S", *words]
         return subprocess.run(
             command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False, timeout=100

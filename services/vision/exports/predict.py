@@ -9,6 +9,7 @@ Needs numpy, Pillow, and the package that card.json names under `needs`.
 import argparse
 import importlib
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -203,6 +204,8 @@ def _whole_pixels(boxes: NDArray[np.float32], width: int, height: int) -> list[d
 
 def _runner(folder: Path, card: Json) -> Callable[[Arrays], Arrays]:
     """What turns named inputs into named outputs, on a CPU, in 32-bit floating point."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # or ONNX Runtime tells its makers of the model
+    sys.modules["openvino_telemetry"] = None  # pyright: ignore[reportArgumentType] - nor does OpenVINO, without it
     package = importlib.import_module(card["needs"])
     file, names = folder / card["file"], card["outputs"]
     if card["needs"] == "onnxruntime":

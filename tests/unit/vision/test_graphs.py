@@ -1,6 +1,7 @@
 """Graphs answer as their networks do, name nothing of the machine, and hold no weights."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -87,6 +88,16 @@ def test_a_detector_s_graph_finds_the_same_objects_in_photos_of_any_shape(
         np.testing.assert_allclose(ours.boxes[:sure], theirs.boxes[:sure], atol=1e-2)
         np.testing.assert_allclose(ours.scores[:sure], theirs.scores[:sure], atol=1e-4)
         assert ours.labels[:sure].tolist() == theirs.labels[:sure].tolist()
+
+
+def test_no_library_tells_its_makers_of_the_models_that_it_runs(tmp_path: Path, graphs: Path) -> None:
+    (tmp_path / "home").mkdir()
+    bundle.write(tmp_path / "bundle", classifier("squeezenet1_1"), graphs)
+    file = str(tmp_path / "bundle" / graph_file(0))
+    script = "import sys, services.vision, onnxruntime, openvino; openvino.convert_model(sys.argv[1]); "
+    script += "onnxruntime.InferenceSession(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", script, file], env=os.environ | {"HOME": str(tmp_path / "home")}, check=True)
+    assert list((tmp_path / "home").iterdir()) == [], "such as an identity of this machine"
 
 
 def test_a_graph_names_no_file_and_holds_no_weights(tmp_path: Path, graphs: Path) -> None:

@@ -81,6 +81,13 @@ async def test_an_exported_model_answers_as_the_predictor_does(
     assert archive.can_import(form.needs)
 
 
+@pytest.mark.parametrize("form", [ExportFormat.ONNX, ExportFormat.OPENVINO])
+def test_no_library_tells_its_makers_that_an_archive_is_used(form: ExportFormat, tmp_path: Path, graphs: Path) -> None:
+    archive = Archive(made(combination(card("mobilenet_v2")), form, tmp_path, graphs).path, tmp_path)
+    assert archive.run("--check").returncode == 0
+    assert list(archive.home.iterdir()) == [], "such as an identity of this machine"
+
+
 def test_the_same_bundle_gives_the_same_archive_which_tells_what_it_is(tmp_path: Path, graphs: Path) -> None:
     bundle.write(tmp_path / "bundle", combination(card("mobilenet_v2")), graphs)
     archives: list[bytes] = []
