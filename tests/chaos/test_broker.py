@@ -32,7 +32,8 @@ DATASET = "datasets/digits"
 BUDGET_SECONDS = 60  # compute; enough for checkpoints before the end, on a busy machine too
 WAIT_SECONDS = 60.0
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(200), pytest.mark.asyncio(loop_scope="module")]
+# The campaign of `test_faults` has the same faults.
+pytestmark = [pytest.mark.long, pytest.mark.timeout(200), pytest.mark.asyncio(loop_scope="module")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,6 @@ async def test_repeated_and_late_jobs_change_nothing(scene: Scene) -> None:
     assert not observer.faults, "\n".join(observer.faults)
 
 
-@pytest.mark.long  # `test_faults` wipes the stream too
 async def test_a_training_survives_the_loss_of_the_job_stream(scene: Scene) -> None:
     model = "models/forgotten"
     stream = scene.queue._js  # an operator's mistake, not a service's call

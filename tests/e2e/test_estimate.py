@@ -82,6 +82,7 @@ def test_a_detector_is_measured_without_a_metric(client: Client) -> None:
     assert all(outlook.value is None for outlook in found.outlook)
 
 
+@pytest.mark.long
 def test_a_call_goes_on_when_the_api_is_killed_in_the_middle(client: Client, own: RunningStack) -> None:
     ended, planned = len(events(own, WORKER, "attempt_ended")), len(events(own, API, "estimate_planned"))
     with ThreadPoolExecutor(1) as pool:

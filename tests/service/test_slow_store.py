@@ -116,7 +116,7 @@ class Suite:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("network", ["large", pytest.param("small", marks=pytest.mark.long)])
+@pytest.mark.parametrize("network", [pytest.param("large", marks=pytest.mark.long), "small"])
 async def test_a_store_slower_than_the_checkpoint_period_ends_no_attempt(
     tmp_path: Path, pool: RecordingPool, network: str
 ) -> None:

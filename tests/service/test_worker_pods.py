@@ -257,7 +257,7 @@ async def test_a_sigterm_saves_a_checkpoint_from_which_another_worker_resumes_at
     assert not pods.wrote_outside("first") + pods.wrote_outside("second")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(500)
 async def test_a_detectors_training_resumes_after_a_sigterm_and_finishes(pods: Pods) -> None:
     began, allowance = time.monotonic(), timedelta(seconds=25)

@@ -130,7 +130,9 @@ CLASSIFIER = tuning_recipe(batch_size=7, **SETTINGS)
 DETECTOR = detector_recipe(batch_size=5, **SETTINGS)
 
 
-@pytest.mark.parametrize("recipe", [CLASSIFIER, DETECTOR], ids=["classifier", "detector"])
+@pytest.mark.parametrize(
+    "recipe", [CLASSIFIER, pytest.param(DETECTOR, marks=pytest.mark.long)], ids=["classifier", "detector"]
+)
 def test_two_processes_train_what_one_does(tmp_path, start, recipe):
     write = write_scenes if recipe is DETECTOR else write_snapshot
     task = task_for(write(tmp_path / "snapshot"), recipe)
@@ -152,6 +154,7 @@ def test_two_processes_share_features_and_unreadable_images(tmp_path, start):
     assert together.selection_log_loss == pytest.approx(alone.selection_log_loss, rel=1e-2)
 
 
+@pytest.mark.long
 def test_two_processes_fine_tune_from_a_linear_head(tmp_path, start):
     recipe = tuning_recipe(batch_size=7, **{**SETTINGS, "linear_head": True})
     task = task_for(write_snapshot(tmp_path / "snapshot"), recipe)
