@@ -45,7 +45,7 @@ def schedule() -> list[tuple[str, float]]:
     return [(target, chance.uniform(0.1, 1.5)) for target in targets]
 
 
-@pytest.mark.slow
+@pytest.mark.long  # the campaign of `test_faults` kills processes too
 @pytest.mark.timeout(400)
 async def test_ten_or_more_kills_during_a_training_lose_nothing(tmp_path: Path) -> None:
     train, test = write_digits(tmp_path / "images", per_digit=90)

@@ -310,6 +310,7 @@ async def _look_into_nats(suite: Stack, canaries: Canaries) -> None:
                     canaries.look((await js.get_msg(stream, sequence)).data or b"", f"{stream} {sequence}")
 
 
+@pytest.mark.long
 def test_no_secret_of_a_setting_that_is_wrong_is_in_the_output_of_a_process(
     canaries: Canaries, s3_server: S3Server, nats_server: NatsServer, tmp_path: Path
 ) -> None:

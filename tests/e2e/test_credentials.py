@@ -57,6 +57,7 @@ def running(
         yield stack
 
 
+@pytest.mark.long
 def test_datasets_and_models_of_a_project_live_and_end(
     running: RunningStack, owner: Minio, tmp_path: Path, images: tuple[DigitSet, DigitSet]
 ) -> None:

@@ -66,6 +66,7 @@ def test_the_readmes_program_runs_as_written(run: Run) -> None:
     assert re.fullmatch(r"Tag\(name='(zero|one|two)', confidence=[01]\.\d+\)", seen)
 
 
+@pytest.mark.long
 def test_the_examples_of_the_client_page_run_in_order(run: Run) -> None:
     output = run(str(COMMAND.parent / "python"), "-c", program("docs/client.md"))
     assert output.startswith("READY 48 ['zero', 'one', 'two']\n")

@@ -132,7 +132,7 @@ async def test_a_store_slower_than_the_checkpoint_period_ends_no_attempt(
     assert 1 <= len(stored) <= ALLOWANCE_SECONDS / STORED_IN_SECONDS
 
 
-@pytest.mark.slow
+@pytest.mark.long
 async def test_a_child_killed_during_a_slow_store_resumes_from_the_last_stored_checkpoint(
     tmp_path: Path, pool: RecordingPool
 ) -> None:

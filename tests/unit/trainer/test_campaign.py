@@ -23,7 +23,7 @@ from services.vision.card import ModelKind
 from tests.unit.trainer.campaign.world import Setting, World
 from tests.unit.trainer.support import dataset, minimum_budget, model
 
-TRAININGS = int(os.environ.get("SIGHTLINE_CAMPAIGN", "16"))
+TRAININGS = int(os.environ.get("SIGHTLINE_CAMPAIGN", "8"))
 KINDS = {ModelKind.GENERIC_CLASSIFIER: "IMAGE_CLASSIFICATION", ModelKind.GENERIC_DETECTOR: "OBJECT_DETECTION"}
 COMPARED = cache(selection._beats)
 Asked = tuple[Model, tuple[Dataset, ...]]

@@ -143,6 +143,7 @@ def test_two_processes_train_what_one_does(tmp_path, start, recipe):
     _assert_alike(alone, together)
 
 
+@pytest.mark.long
 def test_two_processes_share_features_and_unreadable_images(tmp_path, start):
     snapshot = write_snapshot(tmp_path / "snapshot", per_category=30, broken=2)
     alone, together = (
@@ -164,6 +165,7 @@ def test_two_processes_fine_tune_from_a_linear_head(tmp_path, start):
     assert _losses(tasks[1])[0] == pytest.approx(_losses(tasks[0])[0], rel=1e-2)
 
 
+@pytest.mark.long
 def test_a_checkpoint_is_continued_by_another_number_of_processes(tmp_path, start):
     task = task_for(write_snapshot(tmp_path / "snapshot"), CLASSIFIER, checkpoint_seconds=0.0)
     whole = start(1).train(_into(task, tmp_path / "whole"))

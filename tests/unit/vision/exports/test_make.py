@@ -48,7 +48,7 @@ def made(model: Classifier | Detector, form: ExportFormat, folder: Path, traced:
 @pytest.mark.weights
 @pytest.mark.real_data
 @pytest.mark.parametrize("form", ExportFormat)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param("classifier", marks=pytest.mark.long), "combination", "detector"])
 async def test_an_exported_model_answers_as_the_predictor_does(
     kind: str, form: ExportFormat, tmp_path: Path, weights_dir: Path, test_data: Path, graphs: Path
 ) -> None:
