@@ -1,5 +1,6 @@
 """Runs the operator: `python -m services.operator`, or prints its settings with `--settings`."""
 
+import asyncio
 import sys
 from dataclasses import replace
 
@@ -46,11 +47,11 @@ def main() -> None:
         sys.stdout.write(settings.masked() + "\n")
         return
     observe.configure_logging("operator", settings.log_level)
-    processes.run(lambda _: serve(settings))
+    processes.run(lambda stop: serve(settings, stop))
 
 
-async def serve(settings: OperatorSettings) -> None:
-    """Runs the operator until a signal, which kopf handles itself: it would wait 5 s for an event that nothing sets."""
+async def serve(settings: OperatorSettings, stop: asyncio.Event) -> None:
+    """Runs the operator."""
     projects, configured = Projects(settings), kopf.OperatorSettings()
     pace = Pace(look_seconds=settings.operator_look_seconds)
     handlers.settings(configured)
@@ -62,6 +63,7 @@ async def serve(settings: OperatorSettings) -> None:
                 namespaces=settings.namespaces,
                 clusterwide=not settings.namespaces,
                 standalone=True,
+                stop_flag=stop,
             )
         finally:
             await projects.close()
