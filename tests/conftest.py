@@ -64,6 +64,13 @@ def own_nats_server(tmp_path: Path) -> Iterator[NatsServer]:
         yield server
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Gives time to the first test that needs graphs, whichever it is: on a slow machine tracing takes minutes."""
+    for item in items:
+        if isinstance(item, pytest.Function) and "graphs" in item.fixturenames:
+            item.add_marker(pytest.mark.timeout(600))
+
+
 @pytest.fixture(scope="session")
 def graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The graphs of small networks: those of `make setup`, and more, traced as it does, in a process of its own."""

@@ -32,6 +32,7 @@ RECOVERY_SECONDS = 60.0
 SERVED_SECONDS = 30.0  # until the predictor has looked the model up again and loaded its bundle
 
 log = logging.getLogger(__name__)
+pytestmark = pytest.mark.long  # the campaign of `test_faults` kills processes too, `test_dataset_resume` ingest workers
 
 
 class TrainingEnded(Exception):
@@ -45,7 +46,6 @@ def schedule() -> list[tuple[str, float]]:
     return [(target, chance.uniform(0.1, 1.5)) for target in targets]
 
 
-@pytest.mark.long  # the campaign of `test_faults` kills processes too
 @pytest.mark.timeout(400)
 async def test_ten_or_more_kills_during_a_training_lose_nothing(tmp_path: Path) -> None:
     train, test = write_digits(tmp_path / "images", per_digit=90)
@@ -143,16 +143,15 @@ async def assert_complete(caller: Caller, model: Model, trials: list[Trial], kil
     )  # better than chance, from random weights
 
 
-@pytest.mark.long  # `test_dataset_resume` lets workers die at each of their calls
 @pytest.mark.timeout(200)
 async def test_killing_an_ingest_worker_and_the_broker_during_a_chunk_gives_the_same_snapshot(tmp_path: Path) -> None:
-    train, _ = digits.write(tmp_path / "images", per_digit=20, side=1200)  # large, so that each takes a while
+    train, _ = digits.write(tmp_path / "images", per_digit=40, side=1200)  # large, so that each takes a while
     slowly = {
         "SIGHTLINE_PROGRESS_SECONDS": "0.02",
         "SIGHTLINE_IMAGES_IN_FLIGHT": "1",
         "SIGHTLINE_INGEST_JOBS": "1",
         "SIGHTLINE_INGEST_THREADS": "1",
-        "SIGHTLINE_CHUNK_IMAGES": "55",
+        "SIGHTLINE_CHUNK_IMAGES": "110",
     }
     async with stack_in(tmp_path, 1, **slowly) as stack:
         caller = Caller(stack)
