@@ -99,8 +99,8 @@ fmt: setup ## Format Python and protos, and fix what the linter can fix
 	@$(NODE)/buf format --write protos
 
 .PHONY: test
-test: setup ## Run every test
-	@$(BIN)/python -m pytest
+test: setup ## Run every test, files side by side in two processes (PROCESSES=4)
+	@$(BIN)/python -m pytest -n $(or $(PROCESSES),2) --dist loadfile
 
 .PHONY: test-long
 test-long: setup ## Run the tests that `make test` leaves out because they take minutes

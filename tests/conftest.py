@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import shutil
@@ -73,13 +74,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The graphs of small networks: those of `make setup`, and more, traced as it does, in a process of its own."""
-    folder = tmp_path_factory.mktemp("graphs")
-    made = Path(sys.prefix) / "share" / "sightline" / "graphs"
-    if made.exists():
-        shutil.copytree(made, folder, dirs_exist_ok=True)
-    networks = ("squeezenet1_1", "mobilenet_v2", "mobilenet_v3_small", "yolox_nano")
-    subprocess.run([sys.executable, "-m", "services.vision.graph_tracing", folder, *networks], check=True)
+    """The graphs of small networks: those of `make setup`, and more, traced as it does, in a process of its own.
+
+    The first of the processes that run tests makes them for all.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder, complete = shared / "graphs", shared / "graphs.complete"
+    with (shared / "graphs.lock").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        if not complete.exists():
+            made = Path(sys.prefix) / "share" / "sightline" / "graphs"
+            if made.exists():
+                shutil.copytree(made, folder, dirs_exist_ok=True)
+            networks = ("squeezenet1_1", "mobilenet_v2", "mobilenet_v3_small", "yolox_nano")
+            subprocess.run([sys.executable, "-m", "services.vision.graph_tracing", folder, *networks], check=True)
+            complete.touch()
     return folder
 
 

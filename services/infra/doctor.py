@@ -38,6 +38,7 @@ class DoctorSettings(Settings):
     download_weights: bool = True
     device: Literal["auto", "cpu", "cuda"] = "auto"
     child_network: Literal["auto", "none", "shared"] = "auto"
+    child_files: Literal["auto", "all"] = "auto"
     signing_key: SecretStr = SecretStr("")
     bundle_key: Path | None = None
     bundle_signatures: Literal["require", "accept", "off"] = "require"
@@ -90,7 +91,7 @@ def _checks(settings: DoctorSettings, nats_monitor: str) -> dict[str, Callable[[
         ),
         "devices": partial(check_devices, wanted=settings.device),
         "memory": check_memory,
-        "confinement": partial(check_confinement, network=settings.child_network),
+        "confinement": partial(check_confinement, network=settings.child_network, files=settings.child_files),
         "folders": partial(check_folders, folders=folders),
         "weights": partial(check_weights, folder=settings.weights_dir, download=settings.download_weights),
     }

@@ -33,7 +33,10 @@ if found:
 print(json.dumps({"torch": torch.__version__, "cuda": torch.version.cuda, "devices": found}))
 """
 # In a separate process, because it cannot be taken back.
-CONFINED = "from services.kit.confinement import *; print(leave_network(loopback=True), limit_memory(1 << 30))"
+CONFINED = """
+from services.kit import confinement, landlock
+print(confinement.leave_network(loopback=True), confinement.limit_memory(1 << 30), landlock.keep_to([], []))
+"""
 
 
 async def check_devices(report: Report, wanted: str = "auto") -> None:
@@ -121,10 +124,10 @@ def _limit(report: Report) -> None:
         report.ok(text)
 
 
-async def check_confinement(report: Report, network: str = "auto") -> None:
-    """Whether processes that read callers' data can be kept from the network, and their memory limited."""
+async def check_confinement(report: Report, network: str = "auto", files: str = "auto") -> None:
+    """Whether processes that read callers' data can be kept from network and files, and their memory limited."""
     status, said, _ = await _run(sys.executable, "-c", CONFINED)
-    alone, limited = (word == "True" for word in (said.split() if status == 0 else ["False", "False"]))
+    alone, limited, kept = (word == "True" for word in (said.split() if status == 0 else ["False"] * 3))
     readers = "decoders and training children"
     if not alone:
         remedy = (
@@ -138,6 +141,18 @@ async def check_confinement(report: Report, network: str = "auto") -> None:
         )
     else:
         report.ok(f"{readers} have no network")
+    if not kept:
+        report.warn(
+            f"{readers} can read what the services' user can: the system has no Landlock",
+            "use Linux 5.13 or later with Landlock among `lsm`, and a seccomp profile that allows it",
+        )
+    elif files == "all" or confinement.has_gpu():
+        report.ok(
+            "decoders open no files but the system's; training children open others, by SIGHTLINE_CHILD_FILES or as"
+            " there is a GPU"
+        )
+    else:
+        report.ok(f"{readers} open no files but their own and the system's")
     if limited:
         report.ok("their memory can be limited")
     else:

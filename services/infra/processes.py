@@ -25,9 +25,7 @@ def run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
 
 async def _main(main: Callable[[asyncio.Event], Awaitable[None]]) -> NoReturn:
     stop, status = asyncio.Event(), 0
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _stop, stop, number)
+    stop_at_signals(stop)
     try:
         await main(stop)
     except Exception as error:  # noqa: BLE001 - whatever it is, it ends the process
@@ -35,6 +33,12 @@ async def _main(main: Callable[[asyncio.Event], Awaitable[None]]) -> NoReturn:
         status = 1
     sys.stdout.flush()
     os._exit(status)
+
+
+def stop_at_signals(stop: asyncio.Event) -> None:
+    """Has SIGTERM and SIGINT set the event, whoever handled them before."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, _stop, stop, number)
 
 
 def identity() -> str:

@@ -57,7 +57,8 @@ async def serve(settings: OperatorSettings, stop: asyncio.Event) -> None:
     handlers.settings(configured)
     with observe.measured("operator", settings):
         try:
-            await kopf.operator(
+            ours = asyncio.all_tasks()
+            tasks = await kopf.spawn_tasks(
                 registry=handlers.registry(projects.calls, settings.project_of, pace, *LOGINS),
                 settings=configured,
                 namespaces=settings.namespaces,
@@ -65,6 +66,8 @@ async def serve(settings: OperatorSettings, stop: asyncio.Event) -> None:
                 standalone=True,
                 stop_flag=stop,
             )
+            processes.stop_at_signals(stop)  # kopf has taken them, and would then wait 5 s for this event
+            await kopf.run_tasks(tasks, ignored=ours)
         finally:
             await projects.close()
 

@@ -47,7 +47,7 @@ from services.trainer.waiting import Waits
 from services.trainer.worker.child_pool import COMMAND, ChildDied, ChildPool
 from services.trainer.worker.run_one import RunOne
 from services.trainer.worker.worker import Worker
-from services.trainer.worker.workspace import Workspace
+from services.trainer.worker.workspace import Workspace, cleared
 from services.vision.signing import Signer
 from sightline.v1 import (
     evaluation_service_pb2,
@@ -155,17 +155,18 @@ async def work(settings: TrainerSettings, stop: asyncio.Event, *, once: bool = F
     async with AsyncExitStack() as stack:
         telemetry = stack.enter_context(observe.measured("trainer-worker", settings, metrics.WORKER))
         telemetry.set(metrics.WORKER_READY, 0)
-        limits = settings.child_network, str(settings.child_memory_bytes)
-        command = (*COMMAND, settings.device, str(settings.processes), *limits)
-        pool = ChildPool(settings.threads, command, hang_seconds=settings.hang_seconds, spares=not once)
+        root = settings.work_dir or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sightline-worker-")))
+        temporary = cleared(root)
+        command = *COMMAND, settings.device, str(settings.processes), *_limits(settings, root)
+        pool = ChildPool(
+            settings.threads, command, hang_seconds=settings.hang_seconds, spares=not once, temporary=temporary
+        )
         stack.push_async_callback(pool.close)
         pool.prepare()
         records, queue = await stack.enter_async_context(
             open_broker(settings, "trainer-worker", telemetry, PATIENT_SECONDS)
         )
-        root = settings.work_dir or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sightline-worker-")))
         workspace = Workspace(root, await open_blobs(settings, telemetry))
-        workspace.clear()
         worker = Worker(processes.identity(), Store.over(records), workspace, pool, settings, clock, telemetry, stop)
         only = RunOne(worker.handle, stop, clock, settings.once_seconds)
         handler = handler_of(only.handle if once else worker.handle)
@@ -175,6 +176,15 @@ async def work(settings: TrainerSettings, stop: asyncio.Event, *, once: bool = F
             await consume.consume(queue, job, clock=clock, telemetry=telemetry, stop=stop, grace=STOP_GRACE)
         if pool.unusable:
             raise pool.unusable
+
+
+def _limits(settings: TrainerSettings, root: Path) -> list[str]:
+    """What keeps the training child from doing harm, as its arguments."""
+    limits = [settings.child_network, str(settings.child_memory_bytes)]
+    if settings.child_files == "all":
+        return limits
+    readable = (settings.weights_dir, settings.graphs)
+    return [*limits, str(root.absolute()), *(str(folder.absolute()) for folder in readable if folder)]
 
 
 async def _until_ready(pool: ChildPool, settings: TrainerSettings, telemetry: Telemetry, stop: asyncio.Event) -> None:

@@ -122,6 +122,7 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     memory_bytes: int = 0  # of a GPU
     problem: str = ""  # why it does not use a GPU that is there
     network: str = "shared"  # `none` if it has left it, `refused` if the system did not let it
+    files: str = "all"  # `own` if it opens no others, `refused` if the system cannot keep it from them
     memory_limit_bytes: int = 0  # 0: none
 
 

@@ -36,6 +36,7 @@ class TrainerSettings(Settings):
     processes: int = Field(default=0, ge=0)  # that compute one training together; 0: one for each GPU
     # Of the training child: `none` has it leave the network, `auto` only where there is no GPU.
     child_network: Literal["auto", "none", "shared"] = "auto"
+    child_files: Literal["auto", "all"] = "auto"  # auto: its own only, unless there is a GPU
     child_memory_bytes: int = Field(default=0, ge=0)  # that it may allocate; 0: what there is, without a GPU
     hang_seconds: float = Field(default=300.0, gt=0)  # without progress, after which a training child is ended
     threads: int = Field(default=max(1, os.cpu_count() or 1), gt=0)  # of the training child

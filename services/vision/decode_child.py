@@ -19,6 +19,7 @@ from typing import NoReturn
 import numpy as np
 from PIL import Image
 
+from services.kit import landlock
 from services.kit.confinement import leave_network
 from services.kit.errors import InvalidImage, InvalidImageSize
 from services.vision.decode import ImageInfo, decode_sizes, inspect
@@ -42,6 +43,7 @@ from sightline.images import libtiff
 ORDER = struct.Struct("<cI")  # FORK with two descriptors, or END with a process id
 REPLY = struct.Struct("<iiqd")  # process id, exit status, most resident bytes, CPU-seconds
 FORK, END = b"f", b"e"
+NETWORK, FILES = 1, 2  # what the template has given up, in the place of a status in its first reply
 _PARENT_DEATH = 1
 _MOST_FILES = 32
 
@@ -51,13 +53,14 @@ def main() -> NoReturn:
     control = socket.socket(fileno=int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent decides
     isolated = leave_network()
+    kept = landlock.keep_to([], [], network=False)
     Image.init()
     libtiff.silence()
     warnings.simplefilter(
         "ignore"
     )  # Pillow's would be plain text in the service's log, written by whoever sends images
     gc.freeze()  # so that children share these pages
-    control.sendall(REPLY.pack(os.getpid(), isolated, 0, 0.0))
+    control.sendall(REPLY.pack(os.getpid(), NETWORK * isolated | FILES * kept, 0, 0.0))
     while True:
         order, files, _, _ = socket.recv_fds(control, ORDER.size, 2)
         if not order:

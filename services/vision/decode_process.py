@@ -13,7 +13,7 @@ from typing import TypeVar
 from services.kit.errors import InvalidImage, InvalidImageFormat, InvalidImageSize
 from services.kit.log import Log
 from services.vision.decode import ImageInfo
-from services.vision.decode_child import END, FORK, ORDER, REPLY
+from services.vision.decode_child import END, FILES, FORK, NETWORK, ORDER, REPLY
 from services.vision.decode_messages import (
     Answer,
     Buffer,
@@ -86,9 +86,13 @@ class Template:
                 start_new_session=True,
             )
         self._control.settimeout(START_SECONDS)
-        self.isolated = bool(self._reply()[1])  # from the network
+        gave_up = self._reply()[1]
+        self.isolated = bool(gave_up & NETWORK)
+        self.kept = bool(gave_up & FILES)  # from files that it does not need
         self._control.settimeout(ORDER_SECONDS)
-        _log.info("decoder_started", network="none" if self.isolated else "shared: this system allows no other")
+        refused = "shared: this system allows no other"
+        network, files = ("none" if self.isolated else refused), ("own" if self.kept else refused)
+        _log.info("decoder_started", network=network, files=files)
 
     @property
     def pid(self) -> int:

@@ -33,7 +33,7 @@ from services.infra.jetstream import connect
 from services.infra.jetstream_queue import STREAM as JOBS
 from services.infra.jetstream_queue import JetStreamQueue
 from services.infra.jetstream_records import JetStreamRecords
-from services.kit import confinement
+from services.kit import confinement, landlock
 from sightline.client import signing_keys
 from sightline.local.nats_users import ADMIN, USERS, authorization
 from tests.support.runtime import serving
@@ -340,14 +340,18 @@ async def test_what_processes_give_up_is_told_as_it_is_here(monkeypatch: pytest.
     told = await found("confinement", check_confinement)
     allowed = "have no network" in texts(told, Level.OK)
     assert allowed or "do not allow" in texts(told, Level.WARNING) or "does not allow" in texts(told, Level.WARNING)
+    assert ("open no files but their own" in texts(told, Level.OK)) is bool(landlock.supported())
     assert "their memory can be limited" in texts(told, Level.OK)
-    monkeypatch.setattr(doctor_machine, "CONFINED", "print(False, False)")
+    monkeypatch.setattr(doctor_machine, "CONFINED", "print(False, False, False)")
     refused = texts(await found("confinement", check_confinement), Level.WARNING)
     assert "share this machine's network" in refused
     assert "cannot be limited" in refused
-    monkeypatch.setattr(doctor_machine, "CONFINED", "print(True, True)")
+    assert "no Landlock" in refused
+    monkeypatch.setattr(doctor_machine, "CONFINED", "print(True, True, True)")
     monkeypatch.setattr(confinement, "has_gpu", lambda: True)
-    assert "training children keep it" in texts(await found("confinement", check_confinement), Level.OK)
+    told = await found("confinement", check_confinement)
+    assert "training children keep it" in texts(told, Level.OK)
+    assert "training children open others" in texts(told, Level.OK)
 
 
 async def test_keys_that_do_not_fit_or_cannot_be_used_are_faults(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from errno import EPERM
 from pathlib import Path
 from typing import Any
 
+from services.kit import landlock
 from sightline.importers.coco_merge import merged
 from sightline.importers.files import read_json, subfolders
 from sightline.importers.model import BoxForm, Format, ImportFault, objects, split_of
@@ -44,7 +45,10 @@ def main() -> None:
 
 
 def confine(folder: Path) -> None:
-    """From now on, only files below the folder and Python's own modules are opened, whatever an export names."""
+    """From now on, only files below the folder and Python's own modules are opened, whatever an export names.
+
+    Landlock keeps libraries to that, too, and from the network; the hook's error is the one that names the file.
+    """
     modules = [os.path.realpath(path) for path in sys.path if path]
 
     def check(event: str, arguments: tuple[Any, ...]) -> None:
@@ -55,6 +59,7 @@ def confine(folder: Path) -> None:
         if not path.is_relative_to(folder) and not is_module:
             raise PermissionError(EPERM, "it is not among the files that were sent", str(path))
 
+    landlock.keep_to([folder], [], network=False)
     sys.addaudithook(check)
 
 

@@ -1,9 +1,9 @@
 """The training child: imports torch, sends Ready, reads one task from stdin, replies on stdout, exits.
 
 Its arguments are the device, `auto` (the default), `cpu` or `cuda`; how many processes compute a training together,
-1 by default, 0 for one per GPU; whether it leaves the network, `auto`, `none` or `shared` (the default); and how many
-bytes it may allocate. With several processes it becomes torchrun; then only the first one reads and writes the pipe,
-and they share the network, by which they meet.
+1 by default, 0 for one per GPU; whether it leaves the network, `auto`, `none` or `shared` (the default); how many bytes
+it may allocate; and the folders that it keeps to, of which it writes to the first only. With several processes it
+becomes torchrun; then only the first one reads and writes the pipe, and they share the network, by which they meet.
 
 Nothing else may write to the pipe: what libraries print goes to stderr. The child never outlives its worker, which
 keeps stdin open as long as it wants a result, and may be killed at any moment.
@@ -17,7 +17,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, BinaryIO
 
-from services.trainer.engine.confine import Confined, confine
+from services.trainer.engine.confine import Confined, confine, keep_to_folders
 from services.trainer.engine.launch import become_torchrun, is_launched, processes_wanted, take_own_gpu
 from services.trainer.framing import receive_signal, receive_task, send
 from services.trainer.messages import Failed, Message, Ready, Unusable
@@ -37,7 +37,7 @@ def main() -> int:
     started = time.monotonic()
     pipe = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    device, processes, network, memory = [*sys.argv[1:], *("auto", "1", "shared", "0")[len(sys.argv) - 1 :]]
+    device, processes, network, memory, *folders = [*sys.argv[1:], *("auto", "1", "shared", "0")[len(sys.argv) - 1 :]]
     confined = Confined()
     if is_launched():
         take_own_gpu()
@@ -49,8 +49,9 @@ def main() -> int:
             return 1
         if wanted > 1:
             os.dup2(pipe.fileno(), 1)
+            keep_to_folders(device, folders)
             become_torchrun(device, wanted)
-        confined = confine(device, network, int(memory))
+        confined = confine(device, network, int(memory), folders)
         _die_with_parent()  # again, lest new rights have ended it
     return _serve(pipe, device, started, confined)
 
@@ -80,6 +81,7 @@ def _serve(pipe: BinaryIO, device: str, started: float, confined: Confined) -> i
         devices=devices,
         memory_bytes=memory,
         network=confined.network,
+        files=confined.files,
         memory_limit_bytes=confined.memory_limit_bytes,
     )
     try:

@@ -11,6 +11,7 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from services.kit.log import Log
 from services.kit.settings import secret_variables
@@ -152,6 +153,7 @@ class ChildPool:
         *,
         hang_seconds: float = HANG_SECONDS,
         spares: bool = True,  # while a child works; a worker with `--once` needs none
+        temporary: Path | None = None,  # where children put temporary files
     ) -> None:
         self._hang_seconds = hang_seconds
         self._spares = spares
@@ -161,6 +163,8 @@ class ChildPool:
         secrets = secret_variables(TrainerSettings)
         kept = {name: value for name, value in os.environ.items() if name not in secrets}
         self._environment = kept | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+        if temporary:
+            self._environment["TMPDIR"] = str(temporary)
         self._spare: asyncio.Task[Child] | None = None
         self._hurry = asyncio.Event()
         self._device = ""  # of the first child
@@ -249,7 +253,7 @@ class ChildPool:
         if not self._told:
             self._told = True
             limit = ready.memory_limit_bytes
-            _log.info("training_child_confined", network=ready.network, memory_limit_bytes=limit)
+            _log.info("training_child_confined", network=ready.network, files=ready.files, memory_limit_bytes=limit)
 
 
 async def _log_output(stream: asyncio.StreamReader) -> None:

@@ -20,6 +20,16 @@ KEPT_FOLDERS = 4  # of snapshots, and of bundles and checkpoints; an attempt nee
 WEIGHTS_PREFIX = "weights/"
 KEPT_SUFFIXES = (WEIGHTS_SUFFIX, DESCRIPTION_SUFFIX)
 CACHE_BYTES = 20 * 2**30  # of features
+_ATTEMPTS, _FOLDERS = "attempts", "folders"
+
+
+def cleared(root: Path) -> Path:
+    """The folder of temporary files, which is empty, as is that of fetched files: a dead worker may have left some."""
+    for name in (_ATTEMPTS, _FOLDERS):
+        shutil.rmtree(root / name, ignore_errors=True)
+    temporary = root / _ATTEMPTS
+    temporary.mkdir(parents=True)
+    return temporary
 
 
 class Workspace:
@@ -44,7 +54,7 @@ class Workspace:
 
     async def folder(self, prefix: str) -> Path:
         """The blobs under a prefix as a folder of files; BlobNotFound if there are none."""
-        directory = self._made("folders", hashlib.sha256(prefix.encode()).hexdigest())  # prefixes may be too long
+        directory = self._made(_FOLDERS, hashlib.sha256(prefix.encode()).hexdigest())  # prefixes may be too long
         found = False
         async for blob in self.blobs.list(prefix):
             await self._fetch(blob.key, directory / check_key(blob.key.removeprefix(prefix)))
@@ -95,12 +105,7 @@ class Workspace:
 
     def attempt(self) -> "tempfile.TemporaryDirectory[str]":
         """A temporary folder for one attempt."""
-        return tempfile.TemporaryDirectory(dir=self._made("attempts"))
-
-    def clear(self) -> None:
-        """Removes what a dead worker's attempts left behind."""
-        for name in ("attempts", "folders"):
-            shutil.rmtree(self._root / name, ignore_errors=True)
+        return tempfile.TemporaryDirectory(dir=self._made(_ATTEMPTS))
 
     def _made(self, *parts: str) -> Path:
         directory = self._root.joinpath(*parts)

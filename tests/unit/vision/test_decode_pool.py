@@ -17,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from services.kit import callers
+from services.kit import callers, landlock
 from services.kit.callers import Caller
 from services.kit.errors import InvalidImage, InvalidImageFormat, InvalidImageSize
 from services.kit.telemetry import MemoryTelemetry
@@ -242,6 +242,7 @@ def test_a_process_that_decodes_has_no_network_no_secrets_and_few_rights(monkeyp
         child.ask(request, ORDINARY, lambda answer, buffer: None)
         of = Path(f"/proc/{child.pid}")
         assert b"hush" not in (of / "environ").read_bytes()
+        assert template.kept is bool(landlock.supported())
         assert ((of / "ns/net").readlink() != Path("/proc/self/ns/net").readlink()) is template.isolated
         sockets = [entry for entry in (of / "fd").iterdir() if str(entry.readlink()).startswith("socket:")]
         assert len(sockets) == 1

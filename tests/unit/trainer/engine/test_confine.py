@@ -14,14 +14,17 @@ from pathlib import Path
 
 import pytest
 
+import services
+from services.kit import landlock
 from services.trainer.engine.confine import confine
 from services.trainer.messages import Failed, Message, Result, TrainTask
 from services.trainer.settings import TrainerSettings
 from services.trainer.worker.child_pool import COMMAND, Child, ChildPool
+from services.trainer.worker.workspace import cleared
 from tests.support.logs import captured_log, events
 from tests.support.processes import children, is_alive
 from tests.support.waiting import eventually
-from tests.unit.trainer.engine.shapes import linear_recipe, task_for, write_snapshot
+from tests.unit.trainer.engine.shapes import linear_recipe, task_for, tuning_recipe, write_snapshot
 
 BODY = bytes(range(256)) * 9_000  # more than a chunk
 
@@ -65,6 +68,46 @@ async def test_a_child_without_network_and_secrets_trains_to_the_end(
     finally:
         await child.end()
     await eventually(lambda: not is_alive(helper))
+
+
+@pytest.mark.skipif(not landlock.supported(), reason="this system has no Landlock")
+@pytest.mark.parametrize("kind", ["linear", "tuning"])
+async def test_a_child_that_keeps_to_its_files_trains_to_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, graphs: Path
+) -> None:
+    """With nothing to read but what a worker gives it, not even its user's HOME and the folder it was started in."""
+    home, work = tmp_path / "home", tmp_path / "work"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(home)
+    monkeypatch.setenv("PYTHONPATH", str(Path(services.__file__).parents[1]))
+    command = *COMMAND, "cpu", "1", "none", "0", str(work), str(graphs)
+    with captured_log() as stream:
+        child = await ChildPool(1, command, temporary=cleared(work)).take()
+    try:
+        assert child.ready.files == "own"
+        recipe = linear_recipe() if kind == "linear" else tuning_recipe()
+        task = task_for(write_snapshot(work / "snapshot"), recipe, graphs_directory=str(graphs))
+        last = [message async for message in _until_its_end(child, task)][-1]
+        assert isinstance(last, Result), last
+        (told,) = events(stream, "training_child_confined")
+        assert told["files"] == "own"
+    finally:
+        await child.end()
+    assert list(home.iterdir()) == []
+
+
+@pytest.mark.skipif(not landlock.supported(), reason="this system has no Landlock")
+async def test_a_child_that_is_given_a_folder_outside_fails_and_names_it(tmp_path: Path) -> None:
+    command = *COMMAND, "cpu", "1", "none", "0", str(tmp_path / "work")
+    child = await ChildPool(1, command, temporary=cleared(tmp_path / "work")).take()
+    try:
+        task = task_for(write_snapshot(tmp_path / "snapshot"), linear_recipe())
+        last = [message async for message in _until_its_end(child, task)][-1]
+        assert isinstance(last, Failed)
+        assert "Permission denied" in str(last)
+    finally:
+        await child.end()
 
 
 async def _until_its_end(child: Child, task: TrainTask) -> AsyncGenerator[Message]:
