@@ -47,7 +47,7 @@ def main() -> None:
     if arguments.train:
         print(json.dumps(trained(arguments.train)))
         return
-    chosen = dict(one.split("=", 1) for one in arguments.variables) or {}
+    chosen = dict(one.split("=", 1) for one in arguments.variables) or child_pool.ALLOCATION
     print(f"{chosen}; {support.machine()}")
     for name in TRAINED:
         pairs = [(measured(name, {}), measured(name, chosen)) for _ in range(arguments.pairs)]

@@ -20,6 +20,9 @@ from services.trainer.messages import Message, Ready, Signal, Task, Unusable
 from services.trainer.settings import TrainerSettings
 
 COMMAND = (sys.executable, "-X", "faulthandler", "-m", "services.trainer.engine")
+# glibc keeps what tensors have freed: it would give large ones back after each layer, and the kernel, which clears every
+# page before it gives it again, took a third of the time of a step (docs/benchmarks.md).
+ALLOCATION = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_TOP_PAD_": str(64 << 20)}
 START_SECONDS = 120.0  # after which a child that is not ready is given up
 HANG_SECONDS = 300.0  # without a message, after which a child hangs
 SILENT_SECONDS = 2.0  # between two checks whether a silent child is alive
@@ -162,7 +165,7 @@ class ChildPool:
         self._told = False
         secrets = secret_variables(TrainerSettings)
         kept = {name: value for name, value in os.environ.items() if name not in secrets}
-        self._environment = kept | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+        self._environment = kept | ALLOCATION | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
         if temporary:
             self._environment["TMPDIR"] = str(temporary)
         self._spare: asyncio.Task[Child] | None = None
