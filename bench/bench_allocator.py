@@ -1,7 +1,7 @@
 """What glibc's settings for memory do to training: images per second, page faults and memory, in pairs of processes.
 
-Reads SIGHTLINE_TEST_DATA and SIGHTLINE_WEIGHTS_DIR. `python -m bench.bench_allocator [--pairs N] [NAME=VALUE ...]`: each
-pair trains once as glibc is by default and once with these variables, by default those of training children.
+Reads SIGHTLINE_TEST_DATA and SIGHTLINE_WEIGHTS_DIR. `python -m bench.bench_allocator [--pairs N] [NAME=VALUE ...]`:
+each pair trains once as glibc is by default and once with these variables, by default those of training children.
 """
 
 import argparse

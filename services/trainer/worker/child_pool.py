@@ -20,8 +20,8 @@ from services.trainer.messages import Message, Ready, Signal, Task, Unusable
 from services.trainer.settings import TrainerSettings
 
 COMMAND = (sys.executable, "-X", "faulthandler", "-m", "services.trainer.engine")
-# glibc keeps what tensors have freed: it would give large ones back after each layer, and the kernel, which clears every
-# page before it gives it again, took a third of the time of a step (docs/benchmarks.md).
+# glibc keeps what tensors have freed: it would give large ones back after each layer, and the kernel, which clears
+# every page before it gives it again, took a third of the time of a step (docs/benchmarks.md).
 ALLOCATION = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_TOP_PAD_": str(64 << 20)}
 START_SECONDS = 120.0  # after which a child that is not ready is given up
 HANG_SECONDS = 300.0  # without a message, after which a child hangs
