@@ -21,6 +21,7 @@ from services.kit.log import Log
 from services.kit.telemetry import Telemetry
 from services.trainer import metrics
 from services.trainer.bundles import with_base
+from services.trainer.call_time import waiting_seconds
 from services.trainer.coverage import check_categories
 from services.trainer.datasets import Datasets, check_kind, check_training_dataset
 from services.trainer.domain import Model
@@ -33,7 +34,6 @@ from services.trainer.work import Work, WorkState
 ALLOWANCE = timedelta(minutes=10)  # of a probe, which takes seconds on a usual device
 WAIT = timedelta(minutes=10)  # for a call without a deadline
 INTEREST = timedelta(seconds=20)  # after which a caller that was not heard of, as its api died, no longer counts
-LEFT_SHARE, LEFT_SECONDS = 0.05, 10.0  # of the call's time, for the error to arrive; gRPC rounds deadlines up
 
 _log = Log(__name__)
 
@@ -97,7 +97,7 @@ class Estimates:
         given = WAIT.total_seconds() if remaining_seconds is None else remaining_seconds
         caller = uuid.uuid4().hex
         try:
-            async with asyncio.timeout(given - min(LEFT_SECONDS, LEFT_SHARE * given)):
+            async with asyncio.timeout(waiting_seconds(given)):
                 return await self._ended(draft, caller)
         except TimeoutError:
             raise self._timed_out(draft, given) from None

@@ -22,6 +22,7 @@ from services.kit.log import Log
 from services.kit.telemetry import Telemetry
 from services.trainer import metrics
 from services.trainer.bundles import read_card, require_served
+from services.trainer.call_time import waiting_seconds
 from services.trainer.export import ALLOWANCE, Archive, Export, drafted
 from services.trainer.store import Store
 from services.trainer.waiting import Waiting, Waits
@@ -29,7 +30,6 @@ from services.trainer.work import WorkState
 from services.vision.exports.formats import ExportFormat, problem_with
 
 LOOK_SECONDS = 5.0  # between two looks at work that does not change: less than the contract promises a message in
-LEFT_SHARE, LEFT_SECONDS = 0.05, 10.0  # of the call's time, for the error to arrive; gRPC rounds deadlines up
 
 _log = Log(__name__)
 
@@ -107,7 +107,7 @@ class Exports:
     async def _followed(self, draft: Export, remaining_seconds: float | None) -> AsyncGenerator[Making | Export]:
         until, given = None, remaining_seconds or 0.0
         if remaining_seconds is not None:
-            until = self._clock.monotonic() + given - min(LEFT_SECONDS, LEFT_SHARE * given)
+            until = self._clock.monotonic() + waiting_seconds(given)
         await self._forget_failed(draft.name)
         while True:
             version = self._store.exports.view.version
