@@ -17,7 +17,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, BinaryIO
 
-from services.trainer.engine.confine import Confined, confine, keep_to_folders
+from services.trainer.engine.confine import Confined, confine
 from services.trainer.engine.launch import become_torchrun, is_launched, processes_wanted, take_own_gpu
 from services.trainer.framing import receive_signal, receive_task, send
 from services.trainer.messages import Failed, Message, Ready, Unusable
@@ -49,7 +49,6 @@ def main() -> int:
             return 1
         if wanted > 1:
             os.dup2(pipe.fileno(), 1)
-            keep_to_folders(device, folders)
             become_torchrun(device, wanted)
         confined = confine(device, network, int(memory), folders)
         _die_with_parent()  # again, lest new rights have ended it

@@ -19,30 +19,18 @@ class Confined:
 def confine(device: str, network: str, memory_bytes: int, folders: Sequence[str] = ()) -> Confined:
     """Leaves the network, limits the memory and keeps to the folders, as far as the system allows it.
 
-    With `auto` and 0, a child that may use a GPU keeps network and memory: its driver may need processes of other
-    rights, and what it maps is not known.
+    Of the folders, it may write to the first only. A child that may use a GPU keeps all files, and with `auto` and 0
+    network and memory: its driver may need files and processes of its own, and what it maps is not known.
     """
-    gpu = _may_use_gpu(device)
-    if network == "none" or (network == "auto" and not gpu):
+    gpu = device != "cpu" and confinement.has_gpu()
+    leaves, keeps = network == "none" or (network == "auto" and not gpu), bool(folders) and not gpu
+    if leaves or keeps:
         fetching.install()
+    network, files = "shared", "all"
+    if leaves:
         network = "none" if confinement.leave_network(loopback=True) else "refused"
-    else:
-        network = "shared"
-    files = keep_to_folders(device, folders, network=network == "shared")
+    if keeps:
+        writable, *readable = folders
+        files = "own" if landlock.keep_to(readable, [writable], network=not leaves) else "refused"
     limit = memory_bytes or (0 if gpu else confinement.memory_limit() or confinement.physical_memory())
     return Confined(network, files, limit if limit and confinement.limit_memory(limit) else 0)
-
-
-def keep_to_folders(device: str, folders: Sequence[str], *, network: bool = True) -> str:
-    """Keeps to the folders, of which only the first may be written to: `own`, or `refused` where the system cannot.
-
-    `all` without folders, and where the child may use a GPU, whose driver has files of its own.
-    """
-    if not folders or _may_use_gpu(device):
-        return "all"
-    writable, *readable = folders
-    return "own" if landlock.keep_to(readable, [writable], network=network) else "refused"
-
-
-def _may_use_gpu(device: str) -> bool:
-    return device != "cpu" and confinement.has_gpu()

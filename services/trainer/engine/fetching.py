@@ -1,7 +1,7 @@
-"""Downloads for a training child that has left the network: a helper that has not, and fetches published weights only.
+"""Downloads for a training child that has given up network or files: a helper that has not fetches published weights.
 
-The helper is forked before the child leaves the network, and before it has threads. It reads urls from a socket,
-refuses those that the catalogue does not have, and sends each file back as a descriptor. It ends with the child.
+It is forked before the child gives them up, and before that has threads. It reads urls from a socket, refuses those
+that the catalogue does not have, and sends each file back as a descriptor. It ends with the child.
 """
 
 import ctypes
@@ -89,7 +89,7 @@ _installed: Fetcher | None = None  # of this process, as its network is
 
 
 def install() -> None:
-    """Has this process download by a helper from now on; before it leaves the network."""
+    """Has this process download by a helper from now on; before it gives up what that needs."""
     global _installed  # noqa: PLW0603 - a process has one network
     _installed = Fetcher()
 

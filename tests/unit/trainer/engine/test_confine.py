@@ -153,6 +153,27 @@ def test_only_a_child_that_may_use_a_gpu_keeps_the_network_by_default(
     assert bool(found.memory_limit_bytes) is (device == "cpu" or not gpu)
 
 
+@pytest.mark.parametrize(
+    ("device", "network", "gpu", "keeps"),
+    [("cpu", "shared", False, True), ("auto", "none", False, True), ("cpu", "auto", True, True),
+     ("auto", "none", True, False), ("cuda", "shared", True, False)],
+)  # fmt: skip
+def test_a_child_keeps_to_its_folders_unless_it_may_use_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, device: str, network: str, gpu: bool, keeps: bool
+) -> None:
+    asked: list[object] = []
+    module = "services.trainer.engine.confine"
+    monkeypatch.setattr(f"{module}.fetching.install", lambda: asked.append("helper"))
+    monkeypatch.setattr(f"{module}.confinement.leave_network", lambda loopback: True)
+    monkeypatch.setattr(f"{module}.confinement.limit_memory", lambda size: True)
+    monkeypatch.setattr(f"{module}.confinement.has_gpu", lambda: gpu)
+    monkeypatch.setattr(f"{module}.landlock.keep_to", lambda *folders, network: asked.append((*folders, network)))
+    found = confine(device, network, 0, ["/work", "/weights"])
+    assert found.files == ("refused" if keeps else "all")  # the double says that the system cannot
+    assert asked[1:] == ([(["/weights"], ["/work"], network == "shared")] if keeps else [])
+    assert asked[:1] == (["helper"] if keeps or network == "none" else [])
+
+
 @pytest.fixture
 def site() -> Iterator[str]:
     """The url of a server that has one file."""
