@@ -6,7 +6,7 @@ import site
 import stat
 import struct
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -68,10 +68,22 @@ def supported() -> int:
 
 
 def _python() -> list[str]:
-    """Where modules come from, except the current folder, which may be anything."""
+    """Where modules come from, except the current folder, which may be anything; also where links in these lead."""
     packages = [Path(spec.origin).parent for spec in map(find_spec, ("services", "sightline")) if spec and spec.origin]
     path = [entry for entry in sys.path if entry and Path(entry) != Path.cwd()]
-    return [sys.prefix, sys.base_prefix, *site.getsitepackages(), *map(str, packages), *path]
+    links = {target for entry in {*path, *site.getsitepackages()} for target in _targets(entry)}
+    return [sys.prefix, sys.base_prefix, *site.getsitepackages(), *map(str, packages), *path, *links]
+
+
+def _targets(folder: str) -> Iterator[str]:
+    """Where its packages are, as far as they, or their files, are links, as some installers make them."""
+    if not Path(folder).is_dir():
+        return
+    for package in os.scandir(folder):
+        if package.is_symlink():
+            yield os.path.realpath(package)
+        elif package.is_dir() and (files := [file for file in os.scandir(package) if file.is_symlink()]):
+            yield str(Path(os.path.realpath(files[0])).parent)
 
 
 def _allow(ruleset: int, path: Path | str, rights: int) -> None:

@@ -68,6 +68,9 @@ async def serve(settings: OperatorSettings, stop: asyncio.Event) -> None:
             )
             processes.stop_at_signals(stop)  # kopf has taken them, and would then wait 5 s for this event
             await kopf.run_tasks(tasks, ignored=ours)
+        except TimeoutError:  # of a task of kopf's, which had to wait for a handler
+            if not stop.is_set():
+                raise
         finally:
             await projects.close()
 

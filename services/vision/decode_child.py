@@ -53,12 +53,12 @@ def main() -> NoReturn:
     control = socket.socket(fileno=int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent decides
     isolated = leave_network()
-    kept = landlock.keep_to([], [], network=False)
     Image.init()
     libtiff.silence()
     warnings.simplefilter(
         "ignore"
     )  # Pillow's would be plain text in the service's log, written by whoever sends images
+    kept = landlock.keep_to([], [], network=False)
     gc.freeze()  # so that children share these pages
     control.sendall(REPLY.pack(os.getpid(), NETWORK * isolated | FILES * kept, 0, 0.0))
     while True:

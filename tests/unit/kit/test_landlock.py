@@ -78,6 +78,29 @@ def test_a_single_file_may_be_read_and_what_is_open_stays_so(folders: str) -> No
     assert found == ["read", "other", "PermissionError"]
 
 
+@pytest.mark.parametrize("linked", ["package", "files"])
+def test_packages_that_installers_have_linked_are_imported(tmp_path: Path, linked: str) -> None:
+    stored, installed = tmp_path / "cache" / "large", tmp_path / "installed"
+    stored.mkdir(parents=True)
+    (stored / "__init__.py").touch()
+    (stored / "later.py").write_text("found = 'found'")
+    (stored.parent / "secret").write_text("secret")
+    (installed / "large").mkdir(parents=True)
+    if linked == "files":
+        for file in stored.iterdir():
+            (installed / "large" / file.name).symlink_to(file)
+    else:
+        (installed / "large").rmdir()
+        (installed / "large").symlink_to(stored)
+    found = ran(
+        f"sys.path.insert(0, {str(installed)!r})\n"
+        "assert landlock.keep_to([], [])\n"
+        "import large.later\n"
+        f"print(large.later.found, outcome(lambda: open({str(stored.parent / 'secret')!r})))\n"
+    )
+    assert found == ["found", "PermissionError"]
+
+
 def test_children_inherit_it_and_python_still_works(folders: str) -> None:
     found = ran(
         folders + "from multiprocessing.shared_memory import SharedMemory\n"
