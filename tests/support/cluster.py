@@ -16,7 +16,9 @@ import aiohttp.web
 from kmock import KubernetesEmulator, Request, ResourceInfo, Server, action, resource
 
 from tests.support import datasets
+from tests.support.processes import catches
 from tests.support.suite_of_projects import Suite, suite
+from tests.support.waiting import eventually
 
 GROUP = "sightline.dev/v1alpha1"
 
@@ -142,6 +144,7 @@ async def operating(cluster: Cluster) -> AsyncGenerator[asyncio.subprocess.Proce
         yield process
     finally:
         if process.returncode is None:
+            await eventually(lambda: catches(process.pid, signal.SIGTERM))  # it may have just begun
             process.terminate()
         assert await asyncio.wait_for(process.wait(), 30) in (0, -signal.SIGKILL)
 
