@@ -27,11 +27,15 @@ setup-run: ## Install what is needed to run: .venv with the command, the service
 	@tools/system-packages run
 	@$(MAKE) --silent --no-print-directory .venv/installed-run $(BIN)/.stubs $(GRAPHS)/.traced
 
-.PHONY: setup
-setup: ## Install everything that running, checks and tests need
+.PHONY: setup-check
+setup-check: ## Install what checks need
 	@tools/system-packages run dev
-	@$(MAKE) --silent --no-print-directory .venv/installed-dev .venv/checkov/.installed .venv/tritonclient/.installed \
-	  .venv/azure-clients/.installed node_modules/.installed $(BIN)/.stubs $(GRAPHS)/.traced
+	@$(MAKE) --silent --no-print-directory .venv/installed-dev node_modules/.installed $(BIN)/.stubs
+
+.PHONY: setup
+setup: setup-check ## Install everything that running, checks and tests need
+	@$(MAKE) --silent --no-print-directory .venv/checkov/.installed .venv/tritonclient/.installed \
+	  .venv/azure-clients/.installed $(GRAPHS)/.traced
 
 $(BIN)/python:
 	@tools/make-venv $(PYTHON)
@@ -89,7 +93,7 @@ proto: $(BIN)/python ## Generate the Python stubs from protos/
 ##
 
 .PHONY: check
-check: setup ## Check formatting, lint, types, import rules, protos and docs
+check: setup-check ## Check formatting, lint, types, import rules, protos and docs
 	@tools/check
 
 .PHONY: fmt
