@@ -1,6 +1,6 @@
 """What glibc's settings for memory do to training: images per second, page faults and memory, in pairs of processes.
 
-Reads SIGHTLINE_TEST_DATA and SIGHTLINE_WEIGHTS_DIR. `python -m bench.bench_allocator [--pairs N] [NAME=VALUE ...]`:
+Reads SIGHTLINE_TEST_DATA and SIGHTLINE_WEIGHTS_DIR. `python bench/bench_allocator.py [--pairs N] [NAME=VALUE ...]`:
 each pair trains once as glibc is by default and once with these variables, by default those of training children.
 """
 
@@ -12,28 +12,29 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from datetime import timedelta
 from pathlib import Path
 
 import torch
 
 from bench import support
-from bench.bench_overhead import fresh, task_of
+from bench.bench_overhead import IMAGES, fresh, task_of, tuning
 from bench.snapshots import pack
 from bench.throughput import engine_pace
 from services.trainer.engine.classification import task as classification
 from services.trainer.engine.detection import task as detection
 from services.trainer.engine.warm_up import warm_up
-from services.trainer.messages import TrainTask
 from services.trainer.recipe import Recipe
 from services.trainer.worker import child_pool
 from services.vision.card import ModelKind
 from services.vision.snapshot import AnnotationKind
 
-IMAGES = 160  # at most
+DETECTOR = Recipe(
+    name="bench", rung=1, kind=ModelKind.GENERIC_DETECTOR, backbones=("yolox_nano",), resolution=416,
+    batch_size=8, max_epochs=2, refit=True, learning_rate=1e-4,
+)  # fmt: skip
 TRAINED = {
-    "classifier": ("trash", AnnotationKind.IMAGE_CLASSIFICATION, classification.start),
-    "detector": ("bccd", AnnotationKind.OBJECT_DETECTION, detection.start),
+    "classifier": ("trash", AnnotationKind.IMAGE_CLASSIFICATION, classification.start, tuning("mobilenet_v2")),
+    "detector": ("bccd", AnnotationKind.OBJECT_DETECTION, detection.start, DETECTOR),
 }
 
 
@@ -59,7 +60,7 @@ def main() -> None:
 
 def measured(name: str, variables: dict[str, str]) -> dict[str, float]:
     """The figures of one process."""
-    command = [sys.executable, "-m", "bench.bench_allocator", "--train", name]
+    command = [sys.executable, __file__, "--train", name]
     done = subprocess.run(command, env=os.environ | variables, stdout=subprocess.PIPE, text=True, check=True)
     print(name, variables and "so", done.stdout.strip(), flush=True)
     return json.loads(done.stdout)
@@ -67,14 +68,12 @@ def measured(name: str, variables: dict[str, str]) -> dict[str, float]:
 
 def trained(name: str) -> dict[str, float]:
     """Trains in this process."""
-    data, kind, start = TRAINED[name]
+    data, kind, start, recipe = TRAINED[name]
     warm_up("cpu")
     with tempfile.TemporaryDirectory() as scratch:
         coco = support.folder("SIGHTLINE_TEST_DATA") / data / "train.json"
         snapshot = pack(coco, Path(scratch) / "snapshot", kind, IMAGES)
-        task = fresh(
-            task_of(snapshot, "mobilenet_v2") if name == "classifier" else detector(snapshot), Path(scratch), name
-        )
+        task = fresh(task_of(snapshot, recipe), Path(scratch), name)
         torch.set_num_threads(task.threads)
         before = resource.getrusage(resource.RUSAGE_SELF)
         pace = engine_pace(task, start).pace
@@ -86,19 +85,6 @@ def trained(name: str) -> dict[str, float]:
         "thousand page faults": (after.ru_minflt - before.ru_minflt) / 1000,
         "peak MiB": after.ru_maxrss / 1024,
     }
-
-
-def detector(snapshot: Path) -> TrainTask:
-    """Two epochs of the smallest detector."""
-    recipe = Recipe(
-        name="bench", rung=1, kind=ModelKind.GENERIC_DETECTOR, backbones=("yolox_nano",), resolution=416,
-        batch_size=8, max_epochs=2, refit=True, learning_rate=1e-4,
-    )  # fmt: skip
-    return TrainTask(
-        trial="bench", dataset="bench", directory=str(snapshot), recipe=recipe, allowance=timedelta(days=1),
-        output_directory="", cache_directory="", weights_directory=str(support.folder("SIGHTLINE_WEIGHTS_DIR")),
-        threads=torch.get_num_threads(),
-    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         coco = support.folder("SIGHTLINE_TEST_DATA") / arguments.set / "train.json"
         snapshot = pack(coco, Path(scratch) / "snapshot", AnnotationKind.IMAGE_CLASSIFICATION, IMAGES)
-        base = task_of(snapshot, arguments.network)
+        base = task_of(snapshot, tuning(arguments.network))
         torch.set_num_threads(base.threads)
         rounds = [ratios(fresh(base, Path(scratch), str(number))) for number in range(arguments.rounds)]
         share = compute_share(base, Path(scratch))
@@ -69,12 +69,16 @@ def main() -> None:
     print(f"charged in features, fit and training: {share:.3f} of all, goal {COMPUTE_GOAL}")
 
 
-def task_of(snapshot: Path, network: str) -> TrainTask:
+def tuning(network: str) -> Recipe:
     """A fine-tuning without a head on frozen features, so that nothing but steps comes before it."""
-    recipe = Recipe(
+    return Recipe(
         name="bench", rung=1, backbones=(network,), batch_size=16, max_epochs=EPOCHS, learning_rate=1e-4,
         linear_head=False,
     )  # fmt: skip
+
+
+def task_of(snapshot: Path, recipe: Recipe) -> TrainTask:
+    """A training without limits; `fresh` gives it folders."""
     return TrainTask(
         trial="bench", dataset="bench", directory=str(snapshot), recipe=recipe, allowance=timedelta(days=1),
         output_directory="", cache_directory="", weights_directory=str(support.folder("SIGHTLINE_WEIGHTS_DIR")),

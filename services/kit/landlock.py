@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-import site
 import stat
 import struct
 import sys
@@ -41,7 +40,7 @@ def keep_to(readable: Iterable[Path | str], writable: Iterable[Path | str], *, n
     rights = (1 << _RIGHTS[min(version, len(_RIGHTS)) - 1]) - 1
     tcp = _TCP if version >= _TCP_SINCE and not network else 0
     outside = _OUTSIDE if version >= _OUTSIDE_SINCE else 0
-    attributes = struct.pack("=QQQ", rights, tcp, outside)[: 8 if version < _TCP_SINCE else 16 if not outside else 24]
+    attributes = struct.pack("=QQQ", rights, tcp, outside)  # a version ignores what it does not know if it is 0
     ruleset = _call(_CREATE_RULESET, attributes, len(attributes), 0)
     try:
         for path in (*SYSTEM, *_python(), *readable):
@@ -71,8 +70,8 @@ def _python() -> list[str]:
     """Where modules come from, except the current folder, which may be anything; also where links in these lead."""
     packages = [Path(spec.origin).parent for spec in map(find_spec, ("services", "sightline")) if spec and spec.origin]
     path = [entry for entry in sys.path if entry and Path(entry) != Path.cwd()]
-    links = {target for entry in {*path, *site.getsitepackages()} for target in _targets(entry)}
-    return [sys.prefix, sys.base_prefix, *site.getsitepackages(), *map(str, packages), *path, *links]
+    links = [target for entry in path for target in _targets(entry)]
+    return [sys.prefix, sys.base_prefix, *map(str, packages), *path, *links]
 
 
 def _targets(folder: str) -> Iterator[str]:

@@ -49,7 +49,7 @@ def ended(what: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_asks_the_process_to_stop_and_lets_it_finish(number: signal.Signals) -> None:
-    status, output = ended(f"os.kill(os.getpid(), {number:d}); await asyncio.wait_for(stop.wait(), 30)")
+    status, output = ended(f"os.kill(os.getpid(), {number:d}); await asyncio.wait_for(stop.wait(), 5)")
     assert status == 0
     assert output.endswith("finished\n")
 

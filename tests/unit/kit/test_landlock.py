@@ -28,12 +28,12 @@ def outcome(act):
 """
 
 
-def ran(program: str, **environment: str) -> list[str]:
-    """What the program prints, in words; in a folder that holds nothing else."""
+def ran(program: str) -> list[str]:
+    """What the program prints, in words; in a folder that does not let it read anything more."""
     done = subprocess.run(
         [sys.executable, "-c", HEAD + program],
         capture_output=True, text=True, check=False, cwd="/",
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])} | environment,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout.split()

@@ -26,6 +26,7 @@ from tests.support.processes import children, is_alive
 from tests.support.waiting import eventually
 from tests.unit.trainer.engine.shapes import linear_recipe, task_for, tuning_recipe, write_snapshot
 
+MODULE = "services.trainer.engine.confine"
 BODY = bytes(range(256)) * 9_000  # more than a chunk
 
 
@@ -133,6 +134,15 @@ for allocate in (lambda: torch.empty(8 << 30, dtype=torch.uint8), lambda: bytear
     assert done.stdout.split() == ["True", "True"], done.stderr
 
 
+def doubled(monkeypatch: pytest.MonkeyPatch, *, gpu: bool) -> list[object]:
+    """Has a confinement change nothing of this process; returns what it asks for, to which tests add."""
+    asked: list[object] = []
+    monkeypatch.setattr(f"{MODULE}.fetching.install", lambda: asked.append("helper"))
+    monkeypatch.setattr(f"{MODULE}.confinement.limit_memory", lambda size: True)
+    monkeypatch.setattr(f"{MODULE}.confinement.has_gpu", lambda: gpu)
+    return asked
+
+
 @pytest.mark.parametrize(
     ("device", "network", "gpu", "leaves"),
     [("auto", "auto", True, False), ("auto", "auto", False, True), ("cpu", "auto", True, True),
@@ -141,12 +151,8 @@ for allocate in (lambda: torch.empty(8 << 30, dtype=torch.uint8), lambda: bytear
 def test_only_a_child_that_may_use_a_gpu_keeps_the_network_by_default(
     monkeypatch: pytest.MonkeyPatch, device: str, network: str, gpu: bool, leaves: bool
 ) -> None:
-    asked: list[str] = []
-    module = "services.trainer.engine.confine"
-    monkeypatch.setattr(f"{module}.fetching.install", lambda: asked.append("helper"))
-    monkeypatch.setattr(f"{module}.confinement.leave_network", lambda loopback: asked.append("left"))
-    monkeypatch.setattr(f"{module}.confinement.limit_memory", lambda size: True)
-    monkeypatch.setattr(f"{module}.confinement.has_gpu", lambda: gpu)
+    asked = doubled(monkeypatch, gpu=gpu)
+    monkeypatch.setattr(f"{MODULE}.confinement.leave_network", lambda loopback: asked.append("left"))
     found = confine(device, network, 0)
     assert asked == (["helper", "left"] if leaves else [])
     assert found.network == ("refused" if leaves else "shared")  # the double says that the system did not let it
@@ -161,13 +167,9 @@ def test_only_a_child_that_may_use_a_gpu_keeps_the_network_by_default(
 def test_a_child_keeps_to_its_folders_unless_it_may_use_a_gpu(
     monkeypatch: pytest.MonkeyPatch, device: str, network: str, gpu: bool, keeps: bool
 ) -> None:
-    asked: list[object] = []
-    module = "services.trainer.engine.confine"
-    monkeypatch.setattr(f"{module}.fetching.install", lambda: asked.append("helper"))
-    monkeypatch.setattr(f"{module}.confinement.leave_network", lambda loopback: True)
-    monkeypatch.setattr(f"{module}.confinement.limit_memory", lambda size: True)
-    monkeypatch.setattr(f"{module}.confinement.has_gpu", lambda: gpu)
-    monkeypatch.setattr(f"{module}.landlock.keep_to", lambda *folders, network: asked.append((*folders, network)))
+    asked = doubled(monkeypatch, gpu=gpu)
+    monkeypatch.setattr(f"{MODULE}.confinement.leave_network", lambda loopback: True)
+    monkeypatch.setattr(f"{MODULE}.landlock.keep_to", lambda *folders, network: asked.append((*folders, network)))
     found = confine(device, network, 0, ["/work", "/weights"])
     assert found.files == ("refused" if keeps else "all")  # the double says that the system cannot
     assert asked[1:] == ([(["/weights"], ["/work"], network == "shared")] if keeps else [])
