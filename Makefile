@@ -185,7 +185,7 @@ bench-gpu: setup ## On a GPU, in under twenty minutes: training and serving agai
 AUTOGLUON ?= build/autogluon
 $(AUTOGLUON)/.installed:
 	@$(PYTHON) -m venv $(AUTOGLUON)
-	@$(AUTOGLUON)/bin/pip install --quiet 'autogluon.multimodal==1.6.3'
+	@$(AUTOGLUON)/bin/pip install --quiet 'autogluon.multimodal==1.6.3' 'torch==2.12.1' 'torchvision==0.27.1' # of one build
 	@touch $@
 
 .PHONY: bench-autogluon

@@ -58,7 +58,7 @@ def _may_see(entry: Entry) -> bool:
 def _check_project(project: str) -> None:
     caller = callers.current.get()
     if project and caller and not {project, ALL_PROJECTS} & caller.projects:
-        raise ProjectDenied(caller=caller.subject, problem=f"does not hold in the project {project}")
+        raise ProjectDenied(caller=caller.subject, problem=f"is not valid for the project {project}")
 
 
 def _scope(request: pb.ListAuditEventsRequest) -> str:

@@ -172,13 +172,13 @@ def _project_of(caller: Caller, asked: str) -> str:
     if asked:
         if asked in held or ALL_PROJECTS in held:
             return asked
-        raise ProjectDenied(caller=caller.subject, problem=f"does not hold in the project {asked}")
+        raise ProjectDenied(caller=caller.subject, problem=f"is not valid for the project {asked}")
     if len(held) == 1 and ALL_PROJECTS not in held:
         return next(iter(held))
     if held & {DEFAULT_PROJECT, ALL_PROJECTS}:
         return DEFAULT_PROJECT
     which = f"choose one of {', '.join(sorted(held))}" if held else "it has no project"
-    raise ProjectDenied(caller=caller.subject, problem=f"does not hold in the project {DEFAULT_PROJECT}: {which}")
+    raise ProjectDenied(caller=caller.subject, problem=f"is not valid for the project {DEFAULT_PROJECT}: {which}")
 
 
 def _roles(claims: dict[str, Any], claim: str) -> frozenset[Role]:

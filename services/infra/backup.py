@@ -130,7 +130,7 @@ async def _settled(records: AllRecords, copy: Callable[[], Awaitable[None]]) -> 
 async def restore(records: AllRecords, blobs: Blobs, folder: Path) -> Summary:
     """Writes everything into an empty suite, blobs first; nothing unless the whole backup is as it was written.
 
-    It may be repeated after it broke off. BackupUnusable for a suite with other records.
+    It may be repeated after an interruption. BackupUnusable for a suite with other records.
     """
     summary, kept, listed = await asyncio.to_thread(_read, folder)
     present = await records.all()

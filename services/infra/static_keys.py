@@ -1,6 +1,6 @@
 """The file of static keys: one line `name role sha256:digest [projects]` each, in force as soon as it is written.
 
-The projects are separated by commas, or `*` for all; a key without any holds in the project `default`.
+The projects are separated by commas, or `*` for all; a key without any is valid for the project `default`.
 """
 
 import re

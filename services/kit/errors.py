@@ -626,7 +626,7 @@ class PermissionDenied(SightlineError):
 
 
 class ProjectDenied(SightlineError):
-    """The token does not hold in the project that the call names."""
+    """The token is not valid for the project that the call names."""
 
     code = Code.PERMISSION_DENIED
     reason = "ProjectDenied"

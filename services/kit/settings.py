@@ -96,7 +96,7 @@ class Settings(BaseSettings):
     auth_audience: str = ""
     auth_algorithms: str = "RS256,ES256,EdDSA"
     auth_role_claim: str = "role"  # dots separate nested keys
-    auth_project_claim: str = ""  # likewise; without it, every token holds in the project `default`
+    auth_project_claim: str = ""  # likewise; without it, every token is valid for the project `default`
     auth_leeway_seconds: float = Field(
         default=30.0, ge=0, le=300
     )  # allowed difference between the issuer's clock and ours

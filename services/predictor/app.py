@@ -181,7 +181,7 @@ class Predictor:
             return
 
     async def explain_image(self, query: ImageQuery, tag: str, deadline: float | None = None) -> Explanation:
-        """Shows what in the image speaks for the tag, at the cost of some fifty predictions; errors as above."""
+        """Shows which parts of the image support the tag, at the cost of some fifty predictions; errors as above."""
         names.check_model(query.model_name, "model_name")
         query.check()
         with self._predictions.place(), self._explanations.place():

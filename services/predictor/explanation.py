@@ -1,4 +1,4 @@
-"""Which parts of an image speak for a tag: how much the confidence in it falls when they are covered.
+"""Which parts of an image support a tag: how much the confidence in it falls when they are covered.
 
 This works with any network and engine, as it looks at answers only (occlusion: Zeiler and Fergus 2014).
 """
@@ -56,7 +56,7 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What speaks for a tag; `weights` are those of the cells, row by row, 0..1."""
+    """What supports a tag; `weights` are those of the cells, row by row, 0..1."""
 
     model_version: str
     width: int

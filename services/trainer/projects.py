@@ -67,9 +67,9 @@ class Projects:
         return self._of(await self._store.accounts.current(acting_project()))
 
     def page(self, page_size: int, page_token: str) -> tuple[list[Project], str]:
-        """One page of the projects that the caller's token holds in, by name.
+        """One page of the projects that the caller's token is valid for, by name.
 
-        For a token that holds in all, and without authentication: those that own anything, and `default`.
+        For a token that is valid for all, and without authentication: those that own anything, and `default`.
         """
         caller = current.get()
         if caller is None or ALL_PROJECTS in caller.projects:

@@ -23,7 +23,7 @@ VERSION = 1  # of the entries that this command reads
 
 
 app = typer.Typer(
-    help="Who asked for what, and what came of it: calls that change something, use a model, or were refused.",
+    help="Show who called what, and with what result: calls that change something, use a model, or were refused.",
     no_args_is_help=True,
 )
 Since = Annotated[
@@ -71,7 +71,7 @@ def read(
     files: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="FILE...", help="Audit files or logs; - is standard input. By default those of the local suite."
+            metavar="FILE", help="Audit files or logs; - is standard input. By default those of the local suite."
         ),
     ] = None,
     since: Since = None,

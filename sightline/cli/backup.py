@@ -58,7 +58,7 @@ def restore(
     """Write a backup into an empty suite, once every byte of it has been compared with its digest.
 
     Nats-server and the store have to run, the services must not; of a local suite, nothing may run.
-    A restore that broke off can be repeated.
+    An interrupted restore can be repeated.
     """
     local = local_folder(data)
     with session():

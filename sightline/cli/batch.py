@@ -33,7 +33,7 @@ def create(
     images: Annotated[
         str | None,
         typer.Argument(
-            metavar="[IMAGES]", help="A folder on this machine, which is uploaded first, or s3://BUCKET/FOLDER."
+            metavar="IMAGES", help="A folder on this machine, which is uploaded first, or s3://BUCKET/FOLDER."
         ),
     ] = None,
     dataset: Annotated[str | None, typer.Option(help="Predict the images of this dataset instead.")] = None,
@@ -58,7 +58,8 @@ def create(
     failures.json and results.jsonl (a line for each image).
     """
     if (images is None) == (dataset is None):
-        raise typer.BadParameter("name a folder or --dataset, not both", param_hint="IMAGES")
+        problem = "no images were given; add a folder, or --dataset" if dataset is None else "it excludes --dataset"
+        raise typer.BadParameter(problem, param_hint="IMAGES")
     if threshold is not None and suggested_thresholds:
         raise typer.BadParameter("it excludes --threshold; use only one of them", param_hint="--suggested-thresholds")
     with session() as client:

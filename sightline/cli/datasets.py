@@ -67,12 +67,14 @@ def create(
     boxes: Annotated[BoxForm | None, typer.Option(help="What the four numbers of a box in COCO or CSV are.")] = None,
     url: Annotated[
         list[str] | None,
-        typer.Option(metavar="PREFIX=DIR", help="Where images with URLs of this beginning are. Can be repeated."),
+        typer.Option(
+            metavar="PREFIX=DIR", help="The folder DIR has the images whose URLs begin with PREFIX. Can be repeated."
+        ),
     ] = None,
     new_version: Annotated[
         bool, typer.Option("--new-version", help="If there is a dataset of this name, make this its next version.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what PATH has.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what PATH contains, and upload nothing.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the dataset has been checked.")] = False,
     json: Json = False,
 ) -> None:
@@ -101,9 +103,11 @@ def create(
 
 def path_of(source: Path | None, coco: Path | None) -> Path:
     """The one of the two that was given; UsageError for both or neither."""
-    if (source is None) == (coco is None):
-        raise UsageError("name the labelled images", fix="write PATH or --coco FILE after the name, not both")
-    return source or coco or Path()
+    if source is not None and coco is not None:
+        raise UsageError("PATH and --coco both name labelled images", fix="give only one of them")
+    if (given := source or coco) is None:
+        raise UsageError("no labelled images were given", fix="add PATH, or --coco FILE")
+    return given
 
 
 def prefixes_of(pairs: Iterable[str]) -> dict[str, str | Path]:
@@ -282,7 +286,7 @@ def delete(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Delete a dataset that no training or evaluation needs any more; models trained on it are kept."""
+    """Delete a dataset that no training, evaluation or batch prediction needs any more; trained models are kept."""
     with session() as client:
         client.datasets.delete(name, force=force)
     if json:

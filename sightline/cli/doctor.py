@@ -23,7 +23,8 @@ def doctor(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help="Check only nats, store, services, gateway, keys, devices, memory, folders or weights; repeatable."
+            help="Check only nats, store, services, gateway, keys, devices, memory, confinement, folders or weights; "
+            "can be repeated."
         ),
     ] = None,
     inside: Annotated[

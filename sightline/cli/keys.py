@@ -39,7 +39,10 @@ def make(
     role: Annotated[Role, typer.Option(help="What the caller may do.")],
     project: Annotated[
         list[str] | None,
-        typer.Option(metavar="PROJECT", help="Where it may: one or more projects, * for all; `default` otherwise."),
+        typer.Option(
+            metavar="PROJECT",
+            help="A project for which the key is valid, or * for all. Can be repeated; by default `default`.",
+        ),
     ] = None,
     file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Add the line to this file (SIGHTLINE_AUTH_KEYS).")
@@ -75,7 +78,7 @@ def signing(
         Path, typer.Option(metavar="FILE", help="New public key, for predictors and workers: SIGHTLINE_BUNDLE_KEY.")
     ] = Path("bundle-key.pem"),
 ) -> None:
-    """Make the pair of keys with which trainer workers sign models, and they and predictors check them.
+    """Make a pair of keys: trainer workers sign models with one, they and predictors check them with the other.
 
     Whoever has the public key refuses models that are not signed, unless SIGHTLINE_BUNDLE_SIGNATURES is `accept`.
     To change keys, append the new public key to the file with the old one.

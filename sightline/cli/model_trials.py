@@ -20,7 +20,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")]
 
 
 def trials_(name: Name, json: Json = False) -> None:
-    """List the trials of a training. SAVED is the compute for features that an earlier trial had paid."""
+    """List the trials of a training. SAVED is the compute for features that an earlier trial had paid for."""
     with session() as client:
         trials = client.models.trials(name)
     if json:

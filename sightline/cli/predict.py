@@ -34,7 +34,7 @@ NOTHING = "[dim]nothing above the threshold[/]"
 def predict(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The model's name.")],
     images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.", exists=True)
+        list[Path], typer.Argument(metavar="IMAGE", help="Image files, or folders of them.", exists=True)
     ],
     threshold: Threshold = None,
     suggested_thresholds: SuggestedThresholds = False,
@@ -50,7 +50,7 @@ def predict(
     ] = None,
     explain: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Write to this folder what in each image speaks for its first result."),
+        typer.Option(metavar="DIR", help="Write pictures to this folder that show what supports each first result."),
     ] = None,
     csv: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a line for each tag or object to this file, as CSV.")
@@ -180,7 +180,7 @@ def _explain_all(client: Client, model: str, folder: Path, predictions: list[Pre
         target = _free(folder, Path(made.image).stem, written)
         target.write_bytes(found.overlay_png)
         written.add(target)
-        notes().print(f"{escape(str(target))} shows what speaks for {escape(found.tag.name)}", soft_wrap=True)
+        notes().print(f"{escape(str(target))} shows what supports {escape(found.tag.name)}", soft_wrap=True)
 
 
 def _free(folder: Path, stem: str, taken: set[Path]) -> Path:

@@ -17,7 +17,7 @@ app = typer.Typer(help="List and show projects: what they have in use, and their
 
 @app.command("list")
 def list_(json: Json = False) -> None:
-    """List the projects that your token holds in. If it holds in all, those that own anything."""
+    """List the projects that your token is valid for. If that is all of them, those that own anything."""
     with session() as client:
         projects = client.projects.list()
     if json:
@@ -33,7 +33,7 @@ def list_(json: Json = False) -> None:
 @app.command("show")
 def show(
     project: Annotated[
-        str, typer.Argument(metavar="[PROJECT]", help="The project; by default, the one in which commands act.")
+        str, typer.Argument(metavar="PROJECT", help="The project; by default, the one in which commands act.")
     ] = "",
     json: Json = False,
 ) -> None:

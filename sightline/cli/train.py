@@ -43,7 +43,9 @@ def train_photos(
     boxes: Annotated[BoxForm | None, typer.Option(help="What the four numbers of a box in COCO or CSV are.")] = None,
     url: Annotated[
         list[str] | None,
-        typer.Option(metavar="PREFIX=DIR", help="Where images with URLs of this beginning are. Can be repeated."),
+        typer.Option(
+            metavar="PREFIX=DIR", help="The folder DIR has the images whose URLs begin with PREFIX. Can be repeated."
+        ),
     ] = None,
     test_share: Annotated[
         float, typer.Option(min=0, max=0.5, help="The share of images to test on, unless PATH has a test split.")
@@ -113,7 +115,7 @@ def free_name(client: Client, photos: Path, name: str = "") -> str:
 
 def _say_parts(training: Package, test: Package | None) -> None:
     if test is None:
-        text = "there are too few images to set some aside for testing: training measures by itself"
+        text = "there are too few images to set some aside for testing: training measures by cross-validation"
     else:
         text = f"{counted(len(training.included), 'image')} for training, {len(test.included)} for testing"
     notes().print(text)

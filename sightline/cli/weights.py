@@ -51,9 +51,7 @@ def list_(folder: Folder = None, data: Data = None, json: Json = False) -> None:
 
 @app.command("pull")
 def pull(
-    networks: Annotated[
-        list[str], typer.Argument(metavar="NETWORK...", help="As `sightline weights list` shows them.")
-    ],
+    networks: Annotated[list[str], typer.Argument(metavar="NETWORK", help="As `sightline weights list` shows them.")],
     folder: Folder = None,
     data: Data = None,
     json: Json = False,
@@ -67,7 +65,7 @@ def add(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A .safetensors, .pth or .pt file.", exists=True)],
     network: Annotated[str, typer.Option(metavar="ID", help="The network that the weights are of.")],
     licence: Annotated[
-        str | None, typer.Option(metavar="SPDX", help="Of these weights, if it differs from the catalogue's.")
+        str | None, typer.Option(metavar="SPDX", help="The licence of these weights, if it is not the catalogue's.")
     ] = None,
     source: Annotated[str, typer.Option(metavar="TEXT", help="Where they come from; by default the file's name.")] = "",
     folder: Folder = None,

@@ -205,7 +205,7 @@ class _Download:
         self._file, self._target = file, folder / file.file_name
         self._partial = folder / f".{file.file_name}.partial"
         self._content, self._digest = self._partial.open("wb"), hashlib.sha256()
-        # Its offset moves on with the file, so that a stream that breaks off is continued.
+        # Its offset moves on with the file, so that an interrupted stream is continued.
         self.request = service.ReadBatchPredictionFileRequest(name=batch, file_name=file.file_name)
 
     def take(self, chunk: bytes) -> progress.Step:

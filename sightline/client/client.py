@@ -98,7 +98,7 @@ class Client:
         return predictions.predict_many(self._calls, request, images)
 
     def explain(self, model: str | Named, image: Image, tag: str = "") -> Explanation:
-        """Shows what in the image speaks for a tag, by default for the most confident one.
+        """Shows which parts of the image support a tag, by default for the most confident one.
 
         Takes some fifty predictions. Raises as `predict` does, InvalidRequest for a tag that the model does not have,
         and QuotaExceeded if the service explains as many images as it may.

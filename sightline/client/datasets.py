@@ -66,9 +66,9 @@ class Datasets:
 
         Before anything is uploaded, raises AnnotationsUnreadable with every fault, ImagesMissing with every image that
         was not found, InvalidName and DatasetAlreadyExists; while waiting, the error of a dataset that ends as FAILED.
-        Images larger than the service accepts are left out, and `note` receives their names. A call that broke off goes
-        on with the files that are not there yet when it is repeated. With `wait=False`, returns
-        a dataset that may still be VALIDATING.
+        Images larger than the service accepts are left out, and `note` receives their names. An interrupted
+        call, when repeated, sends only the files that are not there yet. With `wait=False`, returns a dataset that may
+        still be VALIDATING.
         """
         reading = _reading(coco, images, format, boxes, splits, url_prefixes)
         package = _package(source, coco, reading, kind)
@@ -97,7 +97,7 @@ class Datasets:
         return tuple(Finding.of(message) for message in response.findings)
 
     def samples(self, name: str | Named, *, per_category: int = 0, image_ids: Collection[int] = ()) -> Samples:
-        """Some images of a READY dataset with their annotations: so many of each category, and those with these ids."""
+        """Some images of a READY dataset with their annotations: a few of each category, and those with these ids."""
         request = _sampling(name, per_category, image_ids)
         return Samples.of(self._calls.pages(self._calls.stubs.datasets.ListDatasetSamples, request))
 
@@ -146,8 +146,8 @@ class Datasets:
 
         The form is COCO, YOLO, Pascal VOC, or a folder per class.
 
-        The images are those of the snapshot: upright JPEG or PNG, without what validation left out. An export that
-        broke off is continued: what the folder has already stays. DatasetNotFound, DatasetNotReady, DatasetChanged;
+        The images are those of the snapshot: upright JPEG or PNG, without what validation left out. An interrupted
+        export is continued: what the folder has already stays. DatasetNotFound, DatasetNotReady, DatasetChanged;
         ExportRefused if the folder has other files, unless `force`, or if the form cannot express the annotations.
         """
         full, rpc = full_name(COLLECTION, name), self._calls.stubs.datasets.ReadImages
@@ -250,7 +250,7 @@ class AsyncDatasets:
         return tuple(Finding.of(message) for message in response.findings)
 
     async def samples(self, name: str | Named, *, per_category: int = 0, image_ids: Collection[int] = ()) -> Samples:
-        """Some images of a READY dataset with their annotations: so many of each category, and those with these ids."""
+        """Some images of a READY dataset with their annotations: a few of each category, and those with these ids."""
         request = _sampling(name, per_category, image_ids)
         return Samples.of(await self._calls.pages(self._calls.stubs.datasets.ListDatasetSamples, request))
 

@@ -33,6 +33,7 @@ from sightline.client.names import bare_name
 from sightline.client.plurals import counted
 
 SHOWN = 50  # lines of a message
+AGAIN = "register it again with --new-version (new_version=True in Python)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +138,8 @@ class _DatasetUnusable(InvalidArgument):
     def _advice(self, variables: Mapping[str, str]) -> str:
         name = variables.get("dataset") or variables.get("file", "")
         if name.startswith("datasets/"):
-            return f"fix what `sightline datasets findings {bare_name(name)}` lists, and register it under a new name"
-        return "fix the COCO file and register it under a new name"
+            return f"fix what `sightline datasets findings {bare_name(name)}` lists, and {AGAIN}"
+        return f"fix the COCO file and {AGAIN}"
 
 
 class DatasetAnnotationsInvalid(_DatasetUnusable):
@@ -157,7 +158,7 @@ class CategoriesUnknown(InvalidArgument):
     """Most of a test dataset has categories that the model does not know."""
 
     reason = "categoriesUnknown"
-    advice = "rename the categories in the COCO file, and register it under a new name"
+    advice = f"rename the categories in the COCO file, and {AGAIN}"
 
 
 class IncorrectModelKind(InvalidArgument):
@@ -379,7 +380,7 @@ class DatasetNotReady(FailedPrecondition):
     def _advice(self, variables: Mapping[str, str]) -> str:
         name = bare_name(variables.get("name", "NAME"))
         if variables.get("state") == "FAILED":
-            return f"see `sightline datasets findings {name}`, fix the files, and register them under a new name"
+            return f"see `sightline datasets findings {name}`, fix the files, and {AGAIN}"
         return f"wait until it is READY: `sightline datasets show {name}`"
 
 
@@ -408,7 +409,7 @@ class DatasetInUse(FailedPrecondition):
         waiting = f"`sightline {command} cancel {bare_name(first)}`"
         if "/evaluations/" in first or not first.startswith(("models/", "batchPredictions/")):
             waiting = "delete what uses it"
-        return f"wait, or {waiting}; `--force` (force=True in Python) deletes it all the same, and what uses it fails"
+        return f"wait, or {waiting}; `--force` (force=True in Python) deletes it anyway, and what uses it fails"
 
 
 class ModelNotReady(FailedPrecondition):
@@ -605,7 +606,7 @@ class PermissionDenied(SightlineError):
 
 
 class ProjectDenied(SightlineError):
-    """The token does not hold in the project that the call names."""
+    """The token is not valid for the project that the call names."""
 
     code = 7
     reason = "ProjectDenied"

@@ -17,7 +17,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,62}")
 def make(name: str, role: str, projects: Sequence[str] = ()) -> tuple[str, str]:
     """A new key, and the line by which the services recognise it; ValueError for an invalid name, role or project.
 
-    Without projects the key holds in `default`.
+    Without projects the key is valid for `default`.
     """
     if not NAME.fullmatch(name):
         raise ValueError(

@@ -169,7 +169,7 @@ class Models:
         """Writes the model as an archive that runs without the suite, and returns where it is.
 
         `path` is a file, which is replaced only by a whole archive, or a folder. A worker makes the archive first,
-        once for a version and format: waits until it has. A stream that breaks off continues where it was.
+        once for a version and format: waits until it has. An interrupted stream continues where it was.
         Raises ModelNotFound, ModelNotReady, ExportUnavailable if the format cannot hold the model, and ExportRefused if
         there is no such folder.
         """

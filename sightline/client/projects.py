@@ -16,7 +16,7 @@ class Projects:
         return Project.of(self._calls.ask(self._calls.stubs.projects.GetProject, service.GetProjectRequest()))
 
     def list(self) -> tuple[Project, ...]:
-        """The projects that the token holds in; of one that holds in all, those that own anything, and `default`."""
+        """The projects that the token is valid for; if it is for all, those that own anything, and `default`."""
         response = self._calls.pages(self._calls.stubs.projects.ListProjects, service.ListProjectsRequest())
         return tuple(map(Project.of, response.projects))
 
@@ -32,6 +32,6 @@ class AsyncProjects:
         return Project.of(await self._calls.ask(self._calls.stubs.projects.GetProject, service.GetProjectRequest()))
 
     async def list(self) -> tuple[Project, ...]:
-        """The projects that the token holds in; of one that holds in all, those that own anything, and `default`."""
+        """The projects that the token is valid for; if it is for all, those that own anything, and `default`."""
         response = await self._calls.pages(self._calls.stubs.projects.ListProjects, service.ListProjectsRequest())
         return tuple(map(Project.of, response.projects))

@@ -33,7 +33,7 @@ class Sent:
 def send(calls: Calls, name: str, package: Package, note: Callable[[str], None]) -> Sent:
     """Uploads what is not there yet. Images that the service finds too large are left out, and `note` gets their names.
 
-    The upload's id is a digest of the files, so that repeating a call that broke off continues its upload.
+    The upload's id is a digest of the files, so that repeating an interrupted call continues its upload.
     """
     local = _digested(calls.reporter, name, local_set(package))
     opened = _opened(calls, local.upload_id)

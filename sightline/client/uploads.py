@@ -63,7 +63,7 @@ class LocalSet:
 
     @property
     def upload_id(self) -> str:
-        """The same for the same files, so that an upload that broke off is found again; the digests must be known."""
+        """The same for the same files, so that an interrupted upload is found again; the digests must be known."""
         lines = sorted(f"{file.sha256} {file.path}\n" for file in self.files)
         return hashlib.sha256("".join(lines).encode()).hexdigest()[:UPLOAD_ID_DIGITS]
 

@@ -39,7 +39,7 @@ def closed(data: bytes) -> bytes:
 
 
 def is_padded(data: bytes) -> bool:
-    """Whether zeros are in place of the end, as in a download that was broken off; they would be decoded as pixels."""
+    """Whether zeros are in place of the end, as in an interrupted download; they would be decoded as pixels."""
     return data.endswith(bytes(_PADDING)) and data.rfind(_END) < data.rfind(_SCAN)
 
 

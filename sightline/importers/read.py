@@ -101,7 +101,7 @@ def recognise(source: Path) -> tuple[Format, Path]:
     found = _of_file(source) if source.is_file() else _of_folder(source)
     if found is None:
         content, fix = _content(source)
-        message = f"{source} is in no form that is known here: {content}"
+        message = f"The format of {source} was not recognised: {content}"
         raise ImportFault(message, _unreadable(source), fix=fix or f"choose {EXPECTED}")
     return found
 

@@ -435,7 +435,7 @@ async def test_what_the_confidence_depends_on_has_the_highest_weights(tmp_path: 
         corner, other = (np.array(picture.getpixel(at)) for at in ((10, 8), (110, 50)))
         assert corner[0] > corner[1] + 40
         assert other[0] == other[1] == other[2]
-        assert max((await explain(running, tag="owl")).weights) == 0, "covering speaks for no other tag"
+        assert max((await explain(running, tag="owl")).weights) == 0, "no part supports another tag"
 
 
 async def test_a_tag_that_the_model_does_not_have_is_refused(running: Running):

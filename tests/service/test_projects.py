@@ -288,7 +288,7 @@ async def test_a_token_acts_in_its_projects_only_and_hears_the_same_of_all_other
     assert await listed("eve") == await listed("eve", "default") == ""
     there, nowhere = await listed("eve", "acme"), await listed("eve", "nowhere")
     assert there.replace("acme", "nowhere") == nowhere
-    assert "PERMISSION_DENIED: The token of eve does not hold in the project nowhere" in nowhere
+    assert "PERMISSION_DENIED: The token of eve is not valid for the project nowhere" in nowhere
     for malformed in ("Acme", "../acme", "a/b", "*", "a" * 64):
         assert "INVALID_ARGUMENT" in await listed("dan", malformed)
 

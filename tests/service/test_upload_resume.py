@@ -1,4 +1,4 @@
-"""Uploads that broke off: the service lists what is there, and the client sends only the rest."""
+"""Interrupted uploads: the service lists what is there, and the client sends only the rest."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class Training:
         last = max(earlier, key=lambda model: model.create_time.ToNanoseconds(), default=None)
         forced = exchange.query("forceTrain").lower() == "true"
         if last and last.custom_properties.get(iterations.DIGEST) == digest and not forced:
-            problem = "nothing has changed since the last iteration; set forceTrain to train all the same"
+            problem = "nothing has changed since the last iteration; set forceTrain to train anyway"
             raise BadRequest("BadRequestTrainingNotNeeded", field="project", problem=problem)
         await self._register(exchange, project, domain, digest, content)
         properties = {

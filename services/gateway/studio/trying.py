@@ -50,7 +50,7 @@ async def analyze(visit: Visit) -> Response:
 
 
 async def explain(visit: Visit) -> Response:
-    """Which parts of the image in the body speak for a category."""
+    """Which parts of the image in the body support a category."""
     image = await visit.bytes(visit.site.settings.max_prediction_image_bytes)
     request = ExplainImageRequest(model_name=name_of(visit), image=image, tag=visit.query("tag"))
     answer = await visit.session.call(visit.session.services.predictions.ExplainImage, request)

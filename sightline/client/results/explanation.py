@@ -1,4 +1,4 @@
-"""Explanations: what in an image speaks for a tag."""
+"""Explanations: which parts of an image support a tag."""
 
 from dataclasses import dataclass, field
 

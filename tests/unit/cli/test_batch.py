@@ -62,8 +62,8 @@ def test_images_in_the_store_or_in_a_dataset_are_not_uploaded(sightline: Command
 @pytest.mark.parametrize(
     ("words", "code", "saying"),
     [
-        (("b",), 2, "name a folder or --dataset, not both"),
-        (("b", "s3://x/y", "--dataset", "d"), 2, "name a folder or --dataset, not both"),
+        (("b",), 2, "no images were given; add a folder, or --dataset"),
+        (("b", "s3://x/y", "--dataset", "d"), 2, "it excludes --dataset"),
         (("b", "s3://x/y", "--threshold", 0.5, "--suggested-thresholds"), 2, "excludes --threshold"),
         (("b", "missing"), 2, "missing is not a folder"),
     ],

@@ -85,7 +85,7 @@ def test_explain_writes_an_overlay_for_the_first_result_of_each_image(
     overlays = {path.name: path.read_bytes() for path in (tmp_path / "why").iterdir()}
     stem = image_file.stem
     assert overlays == {f"{stem}.png": b"PNG of cat", f"{stem}-2.png": b"PNG of cat"}
-    assert f"{stem}.png shows what speaks for cat" in outcome.err
+    assert f"{stem}.png shows what supports cat" in outcome.err
     fakes.objects = []
     sightline("predict", "m", image_file, "--explain", tmp_path / "nothing")
     assert list((tmp_path / "nothing").iterdir()) == []

@@ -124,7 +124,7 @@ async def test_the_form_and_the_boxes_can_be_chosen(tmp_path: Path):
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        ({"a.jpg": b"1", "b.jpg": b"2"}, "photos is in no form that is known here: 2 images without annotations"),
+        ({"a.jpg": b"1", "b.jpg": b"2"}, "The format of photos was not recognised: 2 images without annotations"),
         ({"x/labels.csv": b"a.jpg,oak\n"}, "there is no file x/a.jpg"),
         ({"x/labels.json": b'{"images": ['}, "x/labels.json cannot be read as JSON: "),
         ({"x/notes.docx": b"1"}, "it has files of these kinds: .docx"),
