@@ -31,8 +31,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
-    epilog="Exit codes: 0 success, 1 a problem on this machine, 2 wrong usage, 3 to 16 the gRPC status code (3 also for "
-    "files that cannot be used), 130 Ctrl-C.",
+    epilog="Exit codes: 0 success, 1 a problem on this machine, 2 wrong usage, 3 to 16 the gRPC status code (3 also "
+    "for files that cannot be used), 130 Ctrl-C.",
 )
 app.command("up")(up.up)
 app.command("doctor")(doctor.doctor)
