@@ -2,12 +2,25 @@
 
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
-from sightline.importers.columns import BBOX, CORNERS, EDGES, SIZED, SPLIT_WORDS, VERTICES, by_content, by_header
+from sightline.importers.columns import (
+    BBOX,
+    CORNERS,
+    SIZED,
+    VERTICES,
+    box_of,
+    by_content,
+    by_header,
+    holds_names,
+    is_image_id,
+    is_split,
+    names_image,
+    places_of_names,
+)
 from sightline.importers.files import read_text
 from sightline.importers.model import (
     Box,
@@ -18,14 +31,15 @@ from sightline.importers.model import (
     LabelledImage,
     Notes,
     in_order,
-    is_image,
     number_of,
     split_of,
 )
 from sightline.importers.shapes import around
 
 SAMPLE = 200  # rows that are looked at to tell what the columns are
+LISTED = 8  # columns in a note
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+_SEPARATOR = re.compile(r'"?sep=([,;|\t])"?\r?\n', re.IGNORECASE)  # Excel's first line, which it does not show
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +49,13 @@ class Table:
     columns: dict[str, int]
     first: int  # the number of rows before them
     flags: dict[str, int]  # columns that say 1 if the image has the label of their name
+    notes: tuple[str, ...]
+    fault: ImportFault | None  # what the header must say more clearly
 
     @property
     def box(self) -> tuple[str, ...]:
         """The columns of a box; empty without them."""
-        return next((names for names in EDGES if set(names) <= set(self.columns)), ())
+        return box_of(self.columns)
 
 
 def looks_like(file: Path) -> bool:
@@ -56,7 +72,9 @@ def read(file: Path) -> Imported:
     """The file; ImportFault with every line at fault."""
     rows = rows_of(file)
     table = _table(file, rows)
-    notes, faults = Notes(), list[str]()
+    if table.fault:
+        raise table.fault
+    notes, faults = Notes([*table.notes]), list[str]()
     labels: dict[str, list[str]] = {}
     boxes: dict[str, list[Box]] = {}
     splits: dict[str, str] = {}
@@ -95,8 +113,10 @@ def read(file: Path) -> Imported:
 def rows_of(file: Path) -> list[list[str]]:
     """The cells of each line, without spaces around them; ImportFault for a file with fewer than two columns."""
     text = read_text(file)
+    told = _SEPARATOR.match(text)
+    text = text[told.end() :] if told else text
     line = next((line for line in text.splitlines() if line.strip()), "")
-    delimiter = max(",;\t", key=line.count)
+    delimiter = told[1] if told else max(",;\t", key=line.count)
     csv.field_size_limit(1 << 24)
     try:
         rows = [[cell.strip() for cell in row] for row in csv.reader(StringIO(text), delimiter=delimiter)]
@@ -108,23 +128,63 @@ def rows_of(file: Path) -> list[list[str]]:
 
 
 def _table(file: Path, rows: Sequence[Sequence[str]]) -> Table:
-    """The columns by the header, or by what the first lines hold."""
-    head, sample = rows[0], rows[1 : SAMPLE + 1]
-    columns = by_header(head)
-    if "path" in columns and not is_image(Path(head[columns["path"]])) and split_of(head[0]) == "":
-        flags = {} if "label" in columns else _flags(head, columns, sample)
-        if "label" not in columns and not flags:
-            raise ImportFault(f"{file} has no column for the label: {', '.join(head)}", fix="call it `label`")
-        return Table(columns, 1, flags)
-    names = [name for name in map(_first_image, (head, *sample)) if name]
-    if not names and head[0].upper() not in SPLIT_WORDS:
+    """The columns by the header, and by what the first lines hold."""
+    first = 0 if any(map(names_image, rows[0])) or is_split(rows[0][0]) else 1
+    head = rows[0] if first else ()
+    lines = [row for row in rows[first : first + SAMPLE] if row]
+    known = by_header(head, lines)
+    flags = _flags(head, known, lines) if "label" not in known else {}
+    columns = known if "path" in known else _guessed(file, rows[0], lines, known, flags)
+    if "label" in columns:
+        flags = {}
+    elif not flags:
+        raise ImportFault(f"{file} has no column for the label: {', '.join(head)}", fix="call it `label`")
+    notes = tuple(_notes(head, lines, known, columns, flags))
+    return Table(columns, first, flags, notes, _doubt(file, head, lines, columns))
+
+
+def _guessed(
+    file: Path,
+    head: Sequence[str],
+    lines: Sequence[Sequence[str]],
+    known: Mapping[str, int],
+    flags: Mapping[str, int],
+) -> dict[str, int]:
+    """The columns, if no header says which one names the images; ImportFault if their cells do not either."""
+    split = is_split(head[0])
+    if not split and not places_of_names(lines, known):
         fix = "call the columns `path` and `label`, and those of boxes x1, y1, x2, y2"
         raise ImportFault(f"{file} does not say which column names the images: {', '.join(head)}", fix=fix)
-    first = 0 if _first_image(head) or head[0].upper() in SPLIT_WORDS else 1
-    lines = [row for row in rows[first : first + SAMPLE] if row]
-    if not lines or max(map(len, lines)) < (3 if lines[0][0].upper() in SPLIT_WORDS else 2):
+    if not lines or max(map(len, lines)) < 2 + split:
         raise _without_columns(file)
-    return Table(by_content(lines), first, {})
+    return by_content(lines, known, flags.values())
+
+
+def _notes(
+    head: Sequence[str],
+    lines: Sequence[Sequence[str]],
+    known: Mapping[str, int],
+    columns: Mapping[str, int],
+    flags: Mapping[str, int],
+) -> Iterator[str]:
+    """The columns that were recognised by their cells although there is a header, and those that are not used."""
+    names = dict(enumerate(head)) or {place: f"column {place + 1}" for place in range(max(map(len, lines), default=0))}
+    if head and (found := [f"{names[place]} as {name}" for name, place in columns.items() if name not in known]):
+        yield f"columns were recognised by what they hold: {', '.join(found)}"
+    used = {*columns.values(), *flags.values()}
+    if left := [name for place, name in names.items() if name and place not in used]:
+        more = f" and {len(left) - LISTED} more" if len(left) > LISTED else ""
+        yield f"columns that are not used: {', '.join(left[:LISTED])}{more}"
+
+
+def _doubt(
+    file: Path, head: Sequence[str], lines: Sequence[Sequence[str]], columns: Mapping[str, int]
+) -> ImportFault | None:
+    """What has to be said more clearly in the header."""
+    others = [head[place] for place in places_of_names(lines, columns) if place < len(head)]
+    if others and is_image_id(name := head[columns["path"]]) and not holds_names(lines, columns["path"]):
+        return ImportFault(f"{file}: the images are named by {name}, or by {others[0]}", fix="call that column `path`")
+    return None
 
 
 def _without_columns(file: Path) -> ImportFault:
@@ -152,10 +212,6 @@ def _described(
             for path, listed in boxes.items()
         },
     )
-
-
-def _first_image(row: Sequence[str]) -> str:
-    return next((cell for cell in row if is_image(Path(cell))), "")
 
 
 def _flags(head: Sequence[str], columns: dict[str, int], sample: Sequence[Sequence[str]]) -> dict[str, int]:

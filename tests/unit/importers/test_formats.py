@@ -299,6 +299,18 @@ CSVS = {
         {"1.jpg": [("cat", [8, 6, 40, 30])]},
     ),
     "sides": ("path,label,x,y,width,height\n1.jpg,cat,8,6,40,30\n", {"1.jpg": [("cat", [8, 6, 40, 30])]}),
+    "TensorFlow's columns without header": ("1.jpg,80,60,cat,8,6,48,36\n", {"1.jpg": [("cat", [8, 6, 40, 30])]}),
+    "Make Sense's label, which is no split": ("train,8,6,40,30,1.jpg,80,60\n", {"1.jpg": [("train", [8, 6, 40, 30])]}),
+    "an index before a box": ("0,1.jpg,cat,8,6,48,36\n", {"1.jpg": [("cat", [8, 6, 40, 30])]}),
+}
+TAGS = {
+    "an index": "0,1.jpg,cat\n1,2.jpg,dog\n",
+    "an index without a name": ",photo,species\n0,1.jpg,cat\n1,2.jpg,dog\n",
+    "an id": "id,photo,label\n2,1.jpg,cat\n1,2.jpg,dog\n",
+    "sides of the image": "photo,width,height,species\n1.jpg,80,60,cat\n2.jpg,80,60,dog\n",
+    "splits": "1.jpg,train,cat\n2.jpg,val,dog\n",
+    "flags": "photo,cat,dog,cow,hen,pig\n1.jpg,1,0,0,0,0\n2.jpg,0,1,0,0,0\n",
+    "Excel's line for the separator": "sep=;\npath;label\n1.jpg;cat\n2.jpg;dog\n",
 }
 
 
@@ -308,6 +320,41 @@ def test_csv(tmp_path: Path, name: str) -> None:
     text, expected = CSVS[name]
     (tmp_path / "labels.csv").write_text("\ufeff" + text)
     assert marks(pack(read(tmp_path))) == expected
+
+
+@pytest.mark.parametrize("name", TAGS)
+def test_the_label_in_a_csv_is_not_what_stands_besides(tmp_path: Path, name: str) -> None:
+    exports.pictures(tmp_path, ["1.jpg", "2.jpg"])
+    (tmp_path / "labels.csv").write_text(TAGS[name])
+    assert marks(pack(read(tmp_path))) == {"1.jpg": [("cat", [])], "2.jpg": [("dog", [])]}
+
+
+def test_a_number_is_the_label_in_a_csv_only_after_the_image(tmp_path: Path) -> None:
+    exports.pictures(tmp_path, ["1.jpg", "2.jpg"])
+    (tmp_path / "labels.csv").write_text("7,1.jpg,0\n8,2.jpg,1\n")
+    assert marks(pack(read(tmp_path))) == {"1.jpg": [("0", [])], "2.jpg": [("1", [])]}
+
+
+def test_what_the_header_of_a_csv_does_not_say_is_told(tmp_path: Path) -> None:
+    exports.pictures(tmp_path, ["1.jpg"])
+    (tmp_path / "labels.csv").write_text("id,photo,species,note\n1,1.jpg,cat,old\n")
+    said = told(read(tmp_path))
+    assert "recognised by what they hold: photo as path, species as label" in said
+    assert "not used: id, note" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("image_id,photo,label\n2,1.jpg,cat\n", "the images are named by image_id, or by photo"),
+        ("image,name,species\n1.jpg,1.jpg,cat\n", "has no column for the label: image, name, species"),
+    ],
+)
+def test_a_header_of_a_csv_that_is_not_clear_is_refused(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "labels.csv").write_text(text)
+    with pytest.raises(ImportFault, match=says) as caught:
+        read(tmp_path / "labels.csv")
+    assert "call" in caught.value.fix
 
 
 def test_every_faulty_line_of_csv_is_named(tmp_path: Path) -> None:
