@@ -1,32 +1,46 @@
 """Which column of a CSV file is what, by its header or by what it holds."""
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from sightline.importers.model import is_image, number_of, split_of
+from sightline.importers.model import BoxForm, is_image, number_of, split_of
 
-NAMES = {
-    "path": ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "image_name",
-             "image_filename", "image_id", "imageid", "img", "img_name", "img_path", "uri", "url", "image_url", "id",
-             "id_code"),
-    "label": ("label", "class", "category", "tag", "class_name", "label_name", "category_name", "labelname", "labels",
-              "name", "target", "classname", "class_id", "label_id", "category_id"),
-    "x1": ("x1", "xmin", "x_min", "left", "xtl"),
-    "y1": ("y1", "ymin", "y_min", "top", "ytl"),
-    "x2": ("x2", "xmax", "x_max", "right", "xbr"),
-    "y2": ("y2", "ymax", "y_max", "bottom", "ybr"),
-    "x": ("x", "bbox_x"),
-    "y": ("y", "bbox_y"),
-    "w": ("w", "bbox_width", "bbox_w", "box_width"),
-    "h": ("h", "bbox_height", "bbox_h", "box_height"),
-    "bbox": ("bbox", "box", "bounding_box"),
-    "split": ("split", "set", "subset", "partition", "usage", "ml_use"),
+NAMES = {  # in lower case, without what separates words
+    "path": ("path", "file", "filename", "filepath", "image", "imagepath", "imagename", "imagefilename", "imageid",
+             "img", "imgname", "imgpath", "uri", "url", "imageurl", "id", "idcode"),
+    "label": ("label", "class", "category", "tag", "classname", "labelname", "categoryname", "labels", "name", "target",
+              "classid", "labelid", "categoryid"),
+    "split": ("split", "set", "subset", "partition", "usage", "mluse"),
 }  # fmt: skip
-CORNERS, SIZED, BBOX = ("x1", "y1", "x2", "y2"), ("x", "y", "w", "h"), ("bbox",)
+EDGE_NAMES = {  # also after `bbox` and the like
+    "x1": ("x1", "xmin", "left", "xtl", "minx"),
+    "y1": ("y1", "ymin", "top", "ytl", "miny"),
+    "x2": ("x2", "xmax", "right", "xbr", "maxx"),
+    "y2": ("y2", "ymax", "bottom", "ybr", "maxy"),
+    "x": ("x",),
+    "y": ("y",),
+    "cx": ("cx", "xcenter", "centerx", "xcentre", "centrex"),
+    "cy": ("cy", "ycenter", "centery", "ycentre", "centrey"),
+    "w": ("w", "width"),
+    "h": ("h", "height"),
+    "bbox": ("bbox", "box", "boundingbox"),
+    **{f"vertex{number}": (f"{'xy'[number % 2]}{number // 2 + 1}",) for number in range(8)},
+}
 VERTICES = tuple(f"vertex{number}" for number in range(8))
-IDS = ("id", "id_code")  # of images, or only of lines
+CORNERS, SIZED, BBOX = ("x1", "y1", "x2", "y2"), ("x", "y", "w", "h"), ("bbox",)
+CORNER_SIZED, CENTRED = ("x1", "y1", "w", "h"), ("cx", "cy", "w", "h")
+EDGES = {
+    VERTICES: BoxForm.XYXY,
+    CORNERS: BoxForm.XYXY,
+    SIZED: BoxForm.XYWH,
+    CORNER_SIZED: BoxForm.XYWH,
+    CENTRED: BoxForm.CXCYWH,
+    BBOX: BoxForm.XYWH,
+}
 SIDES = 4  # numbers of a box
-EDGES = (CORNERS, SIZED, BBOX, VERTICES)
+IDS = ("id", "idcode")  # of images, or only of lines
+_OF_BOX = re.compile(r"^(?:bbox|box|boundingbox|bndbox)(?=.)")
 SPLIT_WORDS = ("TRAIN", "TRAINING", "VALIDATION", "VALIDATE", "TEST", "UNASSIGNED")  # before each line of AutoML's
 
 
@@ -35,21 +49,43 @@ def by_header(head: Sequence[str], rows: Sequence[Sequence[str]]) -> dict[str, i
 
     A label is no name of a file, and a mere id names no image if another column names files.
     """
-    header = [cell.lower().replace(" ", "_") for cell in head]
-    columns = {
-        name: next(header.index(word) for word in words if word in header)
-        for name, words in NAMES.items()
-        if any(word in header for word in words)
-    }
-    sized = {"x", "y"} <= set(columns) and {"width", "height"} <= set(header)
-    if sized and not {"w", "h"} & set(columns):
-        columns |= {"w": header.index("width"), "h": header.index("height")}
+    keys = [_key(cell) for cell in head]
+    places = {name: [keys.index(word) for word in words if word in keys] for name, words in NAMES.items()}
+    edges = _edges(head)
+    columns = {name: found[0] for name, found in places.items() if found}
+    columns |= {name: edges[name] for name in box_of(edges)}
     if "label" in columns and holds_names(rows, columns["label"]):
         del columns["label"]
-    weak = "path" in columns and header[columns["path"]] in IDS and not holds_names(rows, columns["path"])
+    weak = "path" in columns and keys[columns["path"]] in IDS and not holds_names(rows, columns["path"])
     if weak and places_of_names(rows, columns):
         del columns["path"]
     return columns
+
+
+def lacking(head: Sequence[str], used: Collection[int]) -> str:
+    """The column that a box lacks of which there are all others, besides the used ones; empty without such a box."""
+    there = {name for name, place in _edges(head).items() if place not in used}
+    boxes = (CORNERS, SIZED, CORNER_SIZED, CENTRED)
+    missing = [[name for name in names if name not in there] for names in boxes]
+    single = (names[0] for names in missing if len(names) == 1)
+    return next((name for name in single if name not in ("x", "y", "cx", "cy")), "")  # whose sides may be the image's
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name.lower())
+
+
+def _edges(head: Sequence[str]) -> dict[str, int]:
+    """The columns of boxes; of two with the same meaning, the one that says that it is a box's."""
+    keys = [_key(cell) for cell in head]
+    bare = [_OF_BOX.sub("", key) for key in keys]
+    if {"x0", "y0"} <= set(bare):
+        bare = [f"{key[0]}{int(key[1]) + 1}" if re.fullmatch("[xy][0-8]", key) else key for key in bare]
+    places = {
+        name: [place for word in words for place, key in enumerate(bare) if key == word]
+        for name, words in EDGE_NAMES.items()
+    }
+    return {name: min(found, key=lambda place: keys[place] == bare[place]) for name, found in places.items() if found}
 
 
 def places_of_names(rows: Sequence[Sequence[str]], known: Mapping[str, int]) -> list[int]:
@@ -89,7 +125,7 @@ def box_of(columns: Collection[str]) -> tuple[str, ...]:
 
 def is_image_id(name: str) -> bool:
     """Whether a column of this name has ids of images, which may be their files' names or not."""
-    return name.lower() in ("image_id", "imageid")
+    return _key(name) == "imageid"
 
 
 def names_image(cell: str) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from sightline.importers.columns import (
     BBOX,
     CORNERS,
+    EDGES,
     SIZED,
     VERTICES,
     box_of,
@@ -18,6 +19,7 @@ from sightline.importers.columns import (
     holds_names,
     is_image_id,
     is_split,
+    lacking,
     names_image,
     places_of_names,
 )
@@ -104,7 +106,7 @@ def read(file: Path) -> Imported:
     )
     if table.box and (empty := sum(not image.boxes for image in images)):
         notes.add(f"{empty} images have no box and count as background")
-    form = BoxForm.XYXY if table.box in (CORNERS, VERTICES) else BoxForm.XYWH
+    form = EDGES.get(table.box, BoxForm.XYWH)
     return Imported(
         Format.CSV, file, file.parent, images, in_order(images), bool(table.box), notes.all(), box_form=form
     )
@@ -140,7 +142,7 @@ def _table(file: Path, rows: Sequence[Sequence[str]]) -> Table:
     elif not flags:
         raise ImportFault(f"{file} has no column for the label: {', '.join(head)}", fix="call it `label`")
     notes = tuple(_notes(head, lines, known, columns, flags))
-    return Table(columns, first, flags, notes, _doubt(file, head, lines, columns))
+    return Table(columns, first, flags, notes, _doubt(file, head, lines, columns, flags))
 
 
 def _guessed(
@@ -178,12 +180,20 @@ def _notes(
 
 
 def _doubt(
-    file: Path, head: Sequence[str], lines: Sequence[Sequence[str]], columns: Mapping[str, int]
+    file: Path,
+    head: Sequence[str],
+    lines: Sequence[Sequence[str]],
+    columns: Mapping[str, int],
+    flags: Mapping[str, int],
 ) -> ImportFault | None:
     """What has to be said more clearly in the header."""
     others = [head[place] for place in places_of_names(lines, columns) if place < len(head)]
     if others and is_image_id(name := head[columns["path"]]) and not holds_names(lines, columns["path"]):
         return ImportFault(f"{file}: the images are named by {name}, or by {others[0]}", fix="call that column `path`")
+    used = {*columns.values(), *flags.values()}
+    if not box_of(columns) and (name := lacking(head, used)):
+        fix = "call the columns of boxes x1, y1, x2, y2, or x, y, w, h, and columns of something else otherwise"
+        return ImportFault(f"{file} has columns of boxes, but none for {name}: {', '.join(head)}", fix=fix)
     return None
 
 

@@ -303,6 +303,18 @@ CSVS = {
     "Make Sense's label, which is no split": ("train,8,6,40,30,1.jpg,80,60\n", {"1.jpg": [("train", [8, 6, 40, 30])]}),
     "an index before a box": ("0,1.jpg,cat,8,6,48,36\n", {"1.jpg": [("cat", [8, 6, 40, 30])]}),
 }
+BOX_COLUMNS = {
+    "x_center,y_center,width,height": "28,21,40,30",
+    "cx,cy,w,h": "28,21,40,30",
+    "xmin,ymin,width,height": "8,6,40,30",
+    "left,top,width,height": "8,6,40,30",
+    "width,height,bbox_x,bbox_y,bbox_width,bbox_height": "80,60,8,6,40,30",
+    "x0,y0,x1,y1": "8,6,48,36",
+    "x_1,y_1,x_2,y_2": "8,6,48,36",
+    "BoxXMin,BoxXMax,BoxYMin,BoxYMax": "8,48,6,36",
+    "bbox_left,bbox_top,bbox_right,bbox_bottom": "8,6,48,36",
+    "x1,y1,x2,y2,x3,y3,x4,y4": "8,6,48,6,48,36,8,36",
+}
 TAGS = {
     "an index": "0,1.jpg,cat\n1,2.jpg,dog\n",
     "an index without a name": ",photo,species\n0,1.jpg,cat\n1,2.jpg,dog\n",
@@ -320,6 +332,24 @@ def test_csv(tmp_path: Path, name: str) -> None:
     text, expected = CSVS[name]
     (tmp_path / "labels.csv").write_text("\ufeff" + text)
     assert marks(pack(read(tmp_path))) == expected
+
+
+@pytest.mark.parametrize("columns", BOX_COLUMNS)
+def test_the_columns_of_boxes_in_a_csv_have_many_names(tmp_path: Path, columns: str) -> None:
+    exports.pictures(tmp_path, ["1.jpg"])
+    (tmp_path / "labels.csv").write_text(f"path,label,{columns}\n1.jpg,cat,{BOX_COLUMNS[columns]}\n")
+    assert marks(pack(read(tmp_path))) == {"1.jpg": BOXES[:1]}
+
+
+@pytest.mark.parametrize("columns", ["x,y,radius", "width,height", "bx,by,bw,bh"])
+def test_columns_of_a_csv_that_make_no_box_are_told(tmp_path: Path, columns: str) -> None:
+    exports.pictures(tmp_path, ["1.jpg"])
+    (tmp_path / "labels.csv").write_text(
+        f"path,label,{columns}\n1.jpg,cat,{','.join('1' for _ in columns.split(','))}\n"
+    )
+    imported = read(tmp_path)
+    assert not imported.detection
+    assert f"not used: {columns.replace(',', ', ')}" in told(imported)
 
 
 @pytest.mark.parametrize("name", TAGS)
@@ -347,6 +377,8 @@ def test_what_the_header_of_a_csv_does_not_say_is_told(tmp_path: Path) -> None:
     ("text", "says"),
     [
         ("image_id,photo,label\n2,1.jpg,cat\n", "the images are named by image_id, or by photo"),
+        ("path,label,x1,y1,x2\n1.jpg,cat,8,6,48\n", "has columns of boxes, but none for y2"),
+        ("path,label,left,top,width\n1.jpg,cat,8,6,40\n", "has columns of boxes, but none for h"),
         ("image,name,species\n1.jpg,1.jpg,cat\n", "has no column for the label: image, name, species"),
     ],
 )
