@@ -13,6 +13,10 @@ NAMES = {  # in lower case, without what separates words
               "classid", "labelid", "categoryid"),
     "split": ("split", "set", "subset", "partition", "usage", "mluse"),
 }  # fmt: skip
+IMAGE_SIDES = {
+    "image_width": ("imagewidth", "imgwidth", "width"),
+    "image_height": ("imageheight", "imgheight", "height"),
+}
 EDGE_NAMES = {  # also after `bbox` and the like
     "x1": ("x1", "xmin", "left", "xtl", "minx"),
     "y1": ("y1", "ymin", "top", "ytl", "miny"),
@@ -53,7 +57,8 @@ def by_header(head: Sequence[str], rows: Sequence[Sequence[str]]) -> dict[str, i
     places = {name: [keys.index(word) for word in words if word in keys] for name, words in NAMES.items()}
     edges = _edges(head)
     columns = {name: found[0] for name, found in places.items() if found}
-    columns |= {name: edges[name] for name in box_of(edges)}
+    if box := {name: edges[name] for name in box_of(edges)}:
+        columns |= box | _image_sides(keys, box.values())
     if "label" in columns and holds_names(rows, columns["label"]):
         del columns["label"]
     weak = "path" in columns and keys[columns["path"]] in IDS and not holds_names(rows, columns["path"])
@@ -69,6 +74,15 @@ def lacking(head: Sequence[str], used: Collection[int]) -> str:
     missing = [[name for name in names if name not in there] for names in boxes]
     single = (names[0] for names in missing if len(names) == 1)
     return next((name for name in single if name not in ("x", "y", "cx", "cy")), "")  # whose sides may be the image's
+
+
+def _image_sides(keys: Sequence[str], taken: Collection[int]) -> dict[str, int]:
+    """The columns of the images' sides, besides those of the boxes; empty unless there are both."""
+    places = {
+        side: [keys.index(word) for word in words if word in keys and keys.index(word) not in taken]
+        for side, words in IMAGE_SIDES.items()
+    }
+    return {side: found[0] for side, found in places.items()} if all(places.values()) else {}
 
 
 def _key(name: str) -> str:
@@ -98,7 +112,8 @@ def by_content(rows: Sequence[Sequence[str]], known: Mapping[str, int], flags: C
     """The known columns, and the others by what they hold: names of images, the first text besides, four numbers.
 
     Without text and flags, the first number after the image is the label. As AutoML has it, also a split before the
-    image, and eight numbers; as Make Sense has it, a label, the box with its sides, then the image.
+    image, and eight numbers; as Make Sense has it, a label, the box with its sides, then the image. Beside boxes, two
+    numbers after the image are its sides.
     """
     found, taken = dict(known), {*known.values(), *flags}
     rest = [place for place in range(max(map(len, rows))) if place not in taken]
@@ -109,12 +124,16 @@ def by_content(rows: Sequence[Sequence[str]], known: Mapping[str, int], flags: C
     rest.remove(path)
     numbers = [place for place in rest if not _is_text(rows, place)]
     label = [known["label"]] if "label" in known else [place for place in rest if place not in numbers][:1]
-    run = [] if box_of(known) else _side_by_side(rows, numbers, SIDES + (not label))
+    runs = [] if box_of(known) else _side_by_side(numbers)
+    count = SIDES + (not label)
+    run = next((run for run in runs if any(_numbers(row, run) >= count for row in rows)), [])
     if not label and not flags:
         label, run = (run or [place for place in rest if place > path] or rest)[:1], run[1:]
     if run:
         names = SIZED if path > run[SIDES - 1] else VERTICES if len(run) >= len(VERTICES) else CORNERS
         found |= dict(zip(names, run, strict=False))
+        if [path + 1, path + 2] in runs:
+            found |= {"image_width": path + 1, "image_height": path + 2}
     return {**found, "path": path, **dict(zip(("label",), label, strict=False))}
 
 
@@ -158,15 +177,15 @@ def _is_text(rows: Sequence[Sequence[str]], place: int) -> bool:
     return 2 * sum(number_of(cell) is None for cell in held) > len(held)
 
 
-def _side_by_side(rows: Sequence[Sequence[str]], places: Sequence[int], count: int) -> list[int]:
-    """The first of the columns that are side by side, and so many that a row has `count` numbers there; or none."""
+def _side_by_side(places: Sequence[int]) -> list[list[int]]:
+    """The columns, those that are side by side together."""
     runs: list[list[int]] = []
     for place in places:
         if runs and runs[-1][-1] == place - 1:
             runs[-1].append(place)
         else:
             runs.append([place])
-    return next((run for run in runs if any(_numbers(row, run) >= count for row in rows)), [])
+    return runs
 
 
 def _numbers(row: Sequence[str], places: Sequence[int]) -> int:

@@ -92,7 +92,8 @@ def _form_of(entry: Object) -> str | None:
 
 
 def _image(entry: Object, form: str, marks: list[_Mark]) -> LabelledImage:
-    row, size = mapping(entry.get("data_row")), mapping(entry.get("image_details") or entry.get("media_attributes"))
+    row, drawn = mapping(entry.get("data_row")), any(mark.box for mark in marks)
+    width, height = _sides(entry) if drawn else (None, None)
     name, *others = (
         (text_of(row.get(key)) for key in ("external_id", "global_key", "row_data"))
         if row
@@ -105,11 +106,21 @@ def _image(entry: Object, form: str, marks: list[_Mark]) -> LabelledImage:
         tuple(dict.fromkeys(mark.label for mark in marks if mark.box is None)),
         tuple(Box(mark.label, *mark.box) for mark in marks if mark.box is not None),
         split_of(text_of(use) or text_of(entry.get("split"))),
-        number_of(size.get("width")) or None,
-        number_of(size.get("height")) or None,
+        width,
+        height,
         other_names=(*((place,) if place else ()), *(other for other in others if other)),
         id=name,
     )
+
+
+def _sides(entry: Object) -> tuple[float, float] | tuple[None, None]:
+    """The image's sides, wherever the form has them; a number may be followed by `px`."""
+    jobs = [size for value in entry.values() for size in objects(mapping(value).get("image_size"))[:1]]
+    for place in (mapping(entry.get("image_details")), mapping(entry.get("media_attributes")), entry, *jobs):
+        width, height = (number_of(text_of(place.get(side)).removesuffix("px")) for side in ("width", "height"))
+        if width and height:
+            return width, height
+    return None, None
 
 
 def _mark(label: object, values: Sequence[object], form: BoxForm = BoxForm.XYWH) -> _Mark:

@@ -2,8 +2,8 @@
 
 import csv
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from sightline.importers.columns import (
     BBOX,
     CORNERS,
     EDGES,
+    IMAGE_SIDES,
     SIZED,
     VERTICES,
     box_of,
@@ -60,6 +61,16 @@ class Table:
         return box_of(self.columns)
 
 
+@dataclass(slots=True)
+class _Found:
+    """What the lines of an image say."""
+
+    split: str
+    labels: list[str] = field(default_factory=list[str])
+    boxes: list[Box] = field(default_factory=list[Box])
+    sides: set[tuple[float, float]] = field(default_factory=set[tuple[float, float]])
+
+
 def looks_like(file: Path) -> bool:
     """Whether the file has a column of images and one of labels."""
     try:
@@ -76,40 +87,59 @@ def read(file: Path) -> Imported:
     table = _table(file, rows)
     if table.fault:
         raise table.fault
-    notes, faults = Notes([*table.notes]), list[str]()
-    labels: dict[str, list[str]] = {}
-    boxes: dict[str, list[Box]] = {}
-    splits: dict[str, str] = {}
+    notes, faults, found = Notes([*table.notes]), list[str](), dict[str, _Found]()
     for number, row in enumerate(rows[table.first :], table.first + 1):
-        if not any(row):
-            continue
-        values = {name: row[place] for name, place in table.columns.items() if place < len(row)}
-        path, label = values.get("path", ""), values.get("label", "")
-        if not path:
-            faults.append(f"line {number}: it names no image")
-            continue
-        splits.setdefault(path, split_of(values.get("split", "")))
-        named, drawn = labels.setdefault(path, []), boxes.setdefault(path, [])
-        found = [label] if label else [name for name, place in table.flags.items() if _is_set(row, place)]
-        edges = [values.get(name, "") for name in table.box]
-        if not any(edges):
-            named += [one for one in found if one not in named and not table.box]
-        elif not isinstance(box := _box(label, table.box, edges), Box):
-            faults.append(f"line {number}, {path}: {box}")
-        else:
-            drawn.append(box)
+        if any(row) and (fault := _add(row, table, found)):
+            faults.append(f"line {number}{fault}")
     if faults:
         raise ImportFault(f"{file}: {len(faults)} lines cannot be read", faults)
-    labels, boxes = _described(file, labels, boxes, notes)
-    images = tuple(
-        LabelledImage(path, tuple(labels[path]), tuple(boxes[path]), splits[path], id=path) for path in labels
-    )
+    names = _descriptions(file, found.values(), notes)
+    form = EDGES.get(table.box, BoxForm.XYWH)
+    sided = _have_sides(found.values(), form, notes)
+    images = tuple(_image(path, one, names, sided=sided) for path, one in found.items())
     if table.box and (empty := sum(not image.boxes for image in images)):
         notes.add(f"{empty} images have no box and count as background")
-    form = EDGES.get(table.box, BoxForm.XYWH)
     return Imported(
         Format.CSV, file, file.parent, images, in_order(images), bool(table.box), notes.all(), box_form=form
     )
+
+
+def _add(row: Sequence[str], table: Table, found: dict[str, _Found]) -> str:
+    """Adds what a line says to its image; returns what is wrong with it."""
+    values = {name: row[place] for name, place in table.columns.items() if place < len(row)}
+    path, label = values.get("path", ""), values.get("label", "")
+    if not path:
+        return ": it names no image"
+    image = found.setdefault(path, _Found(split_of(values.get("split", ""))))
+    width, height = (number_of(values.get(side, "")) for side in IMAGE_SIDES)
+    if width and height:
+        image.sides.add((width, height))
+    labels = [label] if label else [name for name, place in table.flags.items() if _is_set(row, place)]
+    edges = [values.get(name, "") for name in table.box]
+    if not any(edges):
+        image.labels += [one for one in labels if one not in image.labels and not table.box]
+    elif not isinstance(box := _box(label, table.box, edges), Box):
+        return f", {path}: {box}"
+    else:
+        image.boxes.append(box)
+    return ""
+
+
+def _have_sides(found: Collection[_Found], form: BoxForm, notes: Notes) -> bool:
+    """Whether the sides that lines say are the images': one pair for an image, and not those of the boxes."""
+    drawn = [(one.sides, form.to_xywh(*box[1:])[2:]) for one in found for box in one.boxes if one.sides]
+    same = all(abs(a - b) <= 1 for sides, of_box in drawn for pair in sides for a, b in zip(pair, of_box, strict=True))
+    sided = not same and all(len(one.sides) <= 1 for one in found)
+    if drawn and not sided:
+        notes.add("width and height are those of the boxes, or differ between lines of an image: not used")
+    return sided
+
+
+def _image(path: str, found: _Found, names: Mapping[str, str], *, sided: bool) -> LabelledImage:
+    labels = tuple(names.get(label, label) for label in found.labels)
+    boxes = tuple(box._replace(label=names.get(box.label, box.label)) for box in found.boxes)
+    width, height = next(iter(found.sides), (None, None)) if sided else (None, None)
+    return LabelledImage(path, labels, boxes, found.split, width, height, id=path)
 
 
 def rows_of(file: Path) -> list[list[str]]:
@@ -201,27 +231,16 @@ def _without_columns(file: Path) -> ImportFault:
     return ImportFault(f"{file} has no columns", fix="write `path,label` lines, or `path,label,x1,y1,x2,y2`")
 
 
-def _described(
-    file: Path, labels: dict[str, list[str]], boxes: dict[str, list[Box]], notes: Notes
-) -> tuple[dict[str, list[str]], dict[str, list[Box]]]:
-    """The labels with names in place of Open Images' `/m/01g317`, which another CSV file next to it lists."""
-    coded = {name for listed in labels.values() for name in listed if name.startswith("/m/")}
-    coded |= {box.label for listed in boxes.values() for box in listed if box.label.startswith("/m/")}
-    if not coded:
-        return labels, boxes
+def _descriptions(file: Path, found: Iterable[_Found], notes: Notes) -> dict[str, str]:
+    """The names of Open Images' `/m/01g317`, which another CSV file next to it lists."""
+    coded = {name for one in found for name in (*one.labels, *(box.label for box in one.boxes)) if name[:3] == "/m/"}
     names: dict[str, str] = {}
-    for other in sorted(file.parent.glob("*.csv")):
+    for other in sorted(file.parent.glob("*.csv")) if coded else ():
         lines = (line.partition(",") for line in read_text(other).splitlines() if line.startswith("/m/"))
         names |= {code: name.strip() for code, _, name in lines if "," not in name}
     if unknown := sorted(coded - set(names)):
         notes.add(f"classes keep Open Images' codes, as no CSV file beside lists their names: {', '.join(unknown[:5])}")
-    return (
-        {path: [names.get(name, name) for name in listed] for path, listed in labels.items()},
-        {
-            path: [box._replace(label=names.get(box.label, box.label)) for box in listed]
-            for path, listed in boxes.items()
-        },
-    )
+    return names
 
 
 def _flags(head: Sequence[str], columns: dict[str, int], sample: Sequence[Sequence[str]]) -> dict[str, int]:

@@ -341,6 +341,27 @@ def test_the_columns_of_boxes_in_a_csv_have_many_names(tmp_path: Path, columns: 
     assert marks(pack(read(tmp_path))) == {"1.jpg": BOXES[:1]}
 
 
+SIDES = {
+    "TensorFlow's": ("filename,width,height,class,xmin,ymin,xmax,ymax\n1.jpg,80,60,cat,8,6,48,36\n", (80, 60)),
+    "without header": ("1.jpg,80,60,cat,8,6,48,36\n", (80, 60)),
+    "of both": ("path,label,image_width,image_height,x,y,width,height\n1.jpg,cat,80,60,8,6,40,30\n", (80, 60)),
+    "of the box": ("path,label,x1,y1,x2,y2,width,height\n1.jpg,cat,8,6,48,36,40,30\n", (None, None)),
+    "several": (
+        "path,label,x1,y1,x2,y2,width,height\n1.jpg,cat,8,6,48,36,80,60\n1.jpg,cat,8,6,48,36,8,6\n",
+        (None, None),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SIDES)
+def test_a_csv_declares_the_sides_of_images_unless_they_are_those_of_boxes(tmp_path: Path, name: str) -> None:
+    text, sides = SIDES[name]
+    (tmp_path / "labels.csv").write_text(text)
+    imported = read(tmp_path / "labels.csv")
+    assert [(image.width, image.height) for image in imported.images] == [sides]
+    assert ("width and height are those of the boxes" in told(imported)) is (None in sides)
+
+
 @pytest.mark.parametrize("columns", ["x,y,radius", "width,height", "bx,by,bw,bh"])
 def test_columns_of_a_csv_that_make_no_box_are_told(tmp_path: Path, columns: str) -> None:
     exports.pictures(tmp_path, ["1.jpg"])

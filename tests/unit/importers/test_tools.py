@@ -65,7 +65,14 @@ LOCATED = {
     "Hugging Face": (
         "metadata.jsonl",
         Format.LINES,
-        lines(lambda n, name: {"file_name": f"{n}.jpg", "objects": {"bbox": [PIXELS], "categories": [name]}}),
+        lines(
+            lambda n, name: {
+                "file_name": f"{n}.jpg",
+                "width": 80,
+                "height": 60,
+                "objects": {"bbox": [PIXELS], "categories": [name]},
+            }
+        ),
     ),
     "Hugging Face, an object each": (
         "metadata.jsonl",
@@ -101,6 +108,8 @@ LOCATED = {
             lambda n, name: {
                 "type": "image",
                 "file": f"{n}.jpg",
+                "width": 80,
+                "height": 60,
                 "split": "train",
                 "annotations": {"boxes": [[n - 1, 0.35, 0.35, 0.5, 0.5]]},
             }
@@ -207,6 +216,14 @@ def test_boxes_of_a_tool(tmp_path: Path, tool: str) -> None:
     found = marks(pack(imported))
     assert {path: label for path, ((label, _),) in found.items()} == {"images/1.jpg": "cat", "images/2.jpg": "dog"}
     assert all(box in (PIXELS, SHARES) for ((_, box),) in found.values())
+
+
+@pytest.mark.parametrize(
+    "tool", ["SageMaker Ground Truth", "Labelbox", "Hugging Face", "Azure ML", "Ultralytics", "Make Sense"]
+)
+def test_the_sides_that_a_tool_declares_are_kept(tmp_path: Path, tool: str) -> None:
+    name, _, text = LOCATED[tool]
+    assert {(image.width, image.height) for image in read(written(tmp_path, name, text)).images} == {(80, 60)}
 
 
 @pytest.mark.parametrize("tool", TAGGED)
