@@ -43,6 +43,7 @@ EDGES = {
     BBOX: BoxForm.XYWH,
 }
 SIDES = 4  # numbers of a box
+OPEN_IMAGES = {"imageid", "labelname", "confidence"}
 IDS = ("id", "idcode")  # of images, or only of lines
 _OF_BOX = re.compile(r"^(?:bbox|box|boundingbox|bndbox)(?=.)")
 SPLIT_WORDS = ("TRAIN", "TRAINING", "VALIDATION", "VALIDATE", "TEST", "UNASSIGNED")  # before each line of AutoML's
@@ -59,6 +60,8 @@ def by_header(head: Sequence[str], rows: Sequence[Sequence[str]]) -> dict[str, i
     columns = {name: found[0] for name, found in places.items() if found}
     if box := {name: edges[name] for name in box_of(edges)}:
         columns |= box | _image_sides(keys, box.values())
+    if OPEN_IMAGES.issubset(keys):
+        columns["confidence"] = keys.index("confidence")
     if "label" in columns and holds_names(rows, columns["label"]):
         del columns["label"]
     weak = "path" in columns and keys[columns["path"]] in IDS and not holds_names(rows, columns["path"])

@@ -89,7 +89,9 @@ def read(file: Path) -> Imported:
         raise table.fault
     notes, faults, found = Notes([*table.notes]), list[str](), dict[str, _Found]()
     for number, row in enumerate(rows[table.first :], table.first + 1):
-        if any(row) and (fault := _add(row, table, found)):
+        if _is_absent(row, table):
+            notes.count("{count} labels that are not in the image (Confidence 0) are left out")
+        elif any(row) and (fault := _add(row, table, found)):
             faults.append(f"line {number}{fault}")
     if faults:
         raise ImportFault(f"{file}: {len(faults)} lines cannot be read", faults)
@@ -102,6 +104,12 @@ def read(file: Path) -> Imported:
     return Imported(
         Format.CSV, file, file.parent, images, in_order(images), bool(table.box), notes.all(), box_form=form
     )
+
+
+def _is_absent(row: Sequence[str], table: Table) -> bool:
+    """Whether the line says that people did not see the label in the image, as Open Images does with Confidence 0."""
+    place = table.columns.get("confidence", len(row))
+    return place < len(row) and number_of(row[place]) == 0
 
 
 def _add(row: Sequence[str], table: Table, found: dict[str, _Found]) -> str:

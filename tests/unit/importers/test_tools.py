@@ -242,6 +242,13 @@ def test_open_images_codes_are_replaced_by_names(tmp_path: Path) -> None:
     assert read(folder).categories == ("cat", "dog")
 
 
+def test_labels_that_open_images_says_are_absent_are_left_out(tmp_path: Path) -> None:
+    text = "ImageID,Source,LabelName,Confidence\n1,verification,cat,1\n1,verification,dog,0\n2,machine,dog,0.7\n"
+    imported = read(written(tmp_path, "labels.csv", text))
+    assert marks(pack(imported)) == {"images/1.jpg": [("cat", [])], "images/2.jpg": [("dog", [])]}
+    assert "1 labels that are not in the image" in told(imported)
+
+
 @pytest.mark.parametrize("place", ["", "C:\\data\\", "/home/me/data/"])
 def test_darknet(tmp_path: Path, place: str) -> None:
     pictures(tmp_path / "obj", ["1.jpg", "2.jpg"])
