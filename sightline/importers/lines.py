@@ -1,7 +1,9 @@
 """JSON Lines, an object per image: of Hugging Face, Azure ML, Vertex AI, SageMaker, Labelbox and Ultralytics."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +28,11 @@ from sightline.importers.model import (
 from sightline.importers.names import path_in_url
 
 SUFFIXES = (".jsonl", ".ndjson", ".manifest", ".jsonlines")
+LABELS = (
+    *("categories", "category", "category_name", "labels", "label", "classes", "class", "class_name"),
+    *("category_ids", "category_id", "class_ids", "class_id", "label_id"),
+)  # Hugging Face's, names first
+BOXES = ("bbox", "bboxes", "boxes", "box")
 Object = Mapping[str, Any]
 Names = dict[str, str]  # of classes, by number
 
@@ -54,14 +61,14 @@ def read(file: Path) -> Imported:
         if _is_header(entry):
             names |= {str(key): text_of(name) for key, name in mapping(entry.get("class_names")).items()}
             continue
-        form = _form_of(entry)
-        if form is None:
-            faults.append(f"line {number}: it names no image in a form that is known here")
-            continue
-        marks = list(_MARKS[form](entry, names))
-        if wrong := sum(mark.fault or not mark.label for mark in marks):
-            faults.append(f"line {number}: {wrong} of its labels lack a name or a number")
-        images.append(_image(entry, form, marks))
+        try:
+            images.append(_read(entry, names))
+        except ImportFault as fault:
+            faults.append(f"line {number}: {fault.message}")
+    drawn = Counter((image.name, image.split) for image in images if image.boxes)
+    faults += [
+        f"{name}: {count} lines have its boxes; put them into one" for (name, _), count in drawn.items() if count > 1
+    ]
     if faults:
         raise ImportFault(f"{file}: {len(faults)} lines cannot be read", faults)
     if not images:
@@ -72,12 +79,23 @@ def read(file: Path) -> Imported:
     return Imported(Format.LINES, file, file.parent, found, in_order(found), detection, notes.all())
 
 
+def _read(entry: Object, names: Names) -> LabelledImage:
+    """The image of a line; ImportFault if it cannot be read."""
+    form = _form_of(entry)
+    if form is None:
+        raise ImportFault("it names no image in a form that is known here")
+    marks = list(_MARKS[form](entry, names))
+    if wrong := sum(mark.fault or not mark.label for mark in marks):
+        raise ImportFault(f"{wrong} of its labels lack a name or a number")
+    return _image(entry, form, marks)
+
+
 def _lines(file: Path) -> Iterator[tuple[int, Object]]:
-    for number, line in enumerate(read_text(file).splitlines(), 1):
+    for number, line in enumerate(StringIO(read_text(file), newline=None), 1):  # strings may have other line breaks
         if line.strip():
             try:
                 yield number, mapping(json.loads(line))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ImportFault(f"{file}, line {number} cannot be read as JSON: {error}") from None
 
 
@@ -132,17 +150,38 @@ def _mark(label: object, values: Sequence[object], form: BoxForm = BoxForm.XYWH)
 
 
 def _hugging_face(entry: Object, _: Names) -> Iterator[_Mark]:
-    """`label`, or `objects` with lists of boxes and categories, or with an object each."""
+    """A label; or boxes with theirs: an object each in `objects`, or lists side by side, there or in the line."""
     found = entry.get("objects")
-    for one in objects(found):
-        label = next((one[key] for key in ("category", "label", "category_id") if key in one), None)
-        yield _mark(label, _listed(one.get("bbox")))
-    whole = mapping(found)
-    labels = next((whole[key] for key in ("categories", "category", "label", "labels") if key in whole), None)
-    for bbox, label in zip(_listed(whole.get("bbox")), _listed(labels), strict=False):
-        yield _mark(label, _listed(bbox))
-    if label := next((text for key in ("label", "category", "class") if (text := text_of(entry.get(key)))), ""):
-        yield _Mark(label)
+    beside = found is None and _first(entry, BOXES) is not None
+    if isinstance(found, list):
+        for one in map(mapping, _listed(found)):
+            yield _mark(_first(one, LABELS), _listed(_first(one, BOXES)))
+    elif beside or isinstance(found, dict):
+        yield from _side_by_side(entry if beside else mapping(found))
+    elif found is not None:
+        raise ImportFault("its objects are neither a list nor an object")
+    if not beside:
+        label = _first(entry, ("label", *LABELS))
+        yield from (_Mark(text) for one in _listed(label) or [label] if (text := text_of(one)))
+
+
+def _side_by_side(whole: Object) -> Iterator[_Mark]:
+    """A box and its label at the same place of two lists; ImportFault if that is not clear."""
+    boxes, labels = _first(whole, BOXES), _first(whole, LABELS)
+    if isinstance(labels, str | int):
+        boxes, labels = [boxes], [labels]
+    if boxes is None and any(whole.values()):
+        raise ImportFault(f"its objects have no bbox, but {', '.join(whole)}")
+    pairs = _listed(boxes), _listed(labels)
+    if len(pairs[0]) != len(pairs[1]):
+        raise ImportFault(f"it has {len(pairs[0])} boxes, and {len(pairs[1])} categories for them")
+    for box, label in zip(*pairs, strict=True):
+        yield _mark(label, _listed(box))
+
+
+def _first(entry: Object, keys: Sequence[str]) -> object:
+    """The first of the fields that is there."""
+    return next((entry[key] for key in keys if entry.get(key) is not None), None)
 
 
 def _azure(entry: Object, _: Names) -> Iterator[_Mark]:

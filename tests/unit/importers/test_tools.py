@@ -295,6 +295,68 @@ def test_what_is_lacking_is_said(tmp_path: Path, name: str, text: str, says: str
 
 
 @pytest.mark.parametrize(
+    "fields",
+    [
+        {"objects": {"bbox": [PIXELS], "category_id": ["cat"]}},
+        {"objects": {"bboxes": [PIXELS], "class": ["cat"]}},
+        {"objects": {"bbox": PIXELS, "category": "cat"}},
+        {"objects": [{"box": PIXELS, "class_name": "cat"}]},
+        {"bbox": PIXELS, "label": "cat"},
+        {"bboxes": [PIXELS], "labels": ["cat"]},
+    ],
+)
+def test_fields_of_hugging_face_have_many_names(tmp_path: Path, fields: dict[str, Any]) -> None:
+    pictures(tmp_path, ["1.jpg"])
+    (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "1.jpg", **fields}))
+    assert marks(pack(read(tmp_path))) == {"1.jpg": [("cat", PIXELS)]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"objects": {"bbox": [PIXELS, PIXELS], "categories": ["cat"]}}, "it has 2 boxes, and 1 categories for them"),
+        ({"objects": {"bbox": [PIXELS]}}, "it has 1 boxes, and 0 categories for them"),
+        ({"objects": {"rects": [PIXELS], "kinds": ["cat"]}}, "its objects have no bbox, but rects, kinds"),
+        ({"objects": [PIXELS]}, "1 of its labels lack a name or a number"),
+        ({"objects": "[]"}, "its objects are neither a list nor an object"),
+    ],
+)
+def test_boxes_of_hugging_face_that_are_not_clear_are_refused(
+    tmp_path: Path, fields: dict[str, Any], says: str
+) -> None:
+    file = tmp_path / "metadata.jsonl"
+    file.write_text(json.dumps({"file_name": "1.jpg", **fields}))
+    with pytest.raises(ImportFault) as caught:
+        read(file)
+    assert [fault.partition(": ") for fault in caught.value.faults] == [("line 1", ": ", says)]
+
+
+def test_boxes_of_an_image_in_several_lines_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "metadata.jsonl"
+    file.write_text(2 * (json.dumps({"file_name": "1.jpg", "bbox": PIXELS, "label": "cat"}) + "\n"))
+    with pytest.raises(ImportFault) as caught:
+        read(file)
+    assert list(caught.value.faults) == ["1.jpg: 2 lines have its boxes; put them into one"]
+
+
+def test_a_string_of_json_lines_may_have_line_breaks_of_unicode(tmp_path: Path) -> None:
+    pictures(tmp_path, ["1.jpg", "2.jpg"])
+    text = "\r\n".join(
+        json.dumps({"file_name": f"{n}.jpg", "label": name, "text": "a\u2028b\x85c"}, ensure_ascii=False)
+        for n, name in NAMES.items()
+    )
+    (tmp_path / "metadata.jsonl").write_text(text, newline="")
+    assert marks(pack(read(tmp_path))) == {"1.jpg": [("cat", [])], "2.jpg": [("dog", [])]}
+
+
+def test_a_line_of_json_that_is_nested_too_deeply_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"file_name": "1.jpg", "label": "cat"}\n' + "[" * 100_000)
+    with pytest.raises(ImportFault, match="line 2 cannot be read as JSON"):
+        read(file)
+
+
+@pytest.mark.parametrize(
     ("name", "text", "faults"),
     [
         (
