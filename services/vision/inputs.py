@@ -15,6 +15,7 @@ from services.vision.decode import Decoded, decode_sizes
 from services.vision.letterbox import GREY, Letterbox, letterbox
 
 Pixels = NDArray[np.uint8]  # [height, width, 3], RGB
+STRIP = 8  # inputs in a row: a longer image is cut before it is resized, not after
 Views = tuple[Pixels, ...]  # one image for each backbone of a classifier, in order; equal rules share one array
 
 
@@ -43,14 +44,21 @@ def framed(rgb: Pixels, rule: InputRule, frame: Letterbox | None = None) -> Pixe
     # Rounded down, as torchvision does: published weights were trained that way.
     across, down = (max(rule.size, rule.resize * side // shorter) for side in (width, height))
     left, top = round((across - rule.size) / 2), round((down - rule.size) / 2)
-    return _resized(rgb, across, down, rule)[top : top + rule.size, left : left + rule.size]
+    if max(across, down) <= STRIP * rule.size:
+        return _resized(rgb, across, down, rule)[top : top + rule.size, left : left + rule.size].copy()
+    x, y = width / across, height / down  # of the image's own pixels to one of the input
+    part = left * x, top * y, (left + rule.size) * x, (top + rule.size) * y
+    return _resized(rgb, rule.size, rule.size, rule, part)
 
 
-def _resized(rgb: Pixels, width: int, height: int, rule: InputRule) -> Pixels:
-    if (height, width) == rgb.shape[:2]:
+def _resized(
+    rgb: Pixels, width: int, height: int, rule: InputRule, part: tuple[float, float, float, float] | None = None
+) -> Pixels:
+    """The image, or the part of it between these edges: left, top, right and bottom."""
+    if (height, width) == rgb.shape[:2] and part is None:
         return rgb.copy()
     how = Image.Resampling[rule.interpolation.upper()]
-    return np.asarray(Image.fromarray(rgb).resize((width, height), how))
+    return np.asarray(Image.fromarray(rgb).resize((width, height), how, part))
 
 
 class ClassifierInputs:

@@ -244,14 +244,16 @@ class SnapshotDigest:
 
 
 def count_categories(names: Sequence[tuple[int, str]], indexes: Iterable[ShardIndex]) -> tuple[Category, ...]:
-    """The categories, given as (id, name) in order, with the counts found in the indexes."""
+    """The categories, given as (id, name) in order, with the counts found in the indexes.
+
+    Images count that show a single object of the category; annotations also count groups of objects.
+    """
     images, annotations = [0] * len(names), [0] * len(names)
     for index in indexes:
         for record in index.records:
-            found = [*record.labels, *(box.category for box in record.boxes)]
-            for category in found:
+            for category in (*record.labels, *(box.category for box in record.boxes)):
                 annotations[category] += 1
-            for category in set(found):
+            for category in {*record.labels, *(box.category for box in record.boxes if not box.iscrowd)}:
                 images[category] += 1
     return tuple(
         Category(id=id_, name=name, image_count=images[i], annotation_count=annotations[i])

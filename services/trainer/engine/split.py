@@ -1,5 +1,6 @@
 """Which images train, which select, and which only report: drawn by the seed, the same for all trials of a model."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -32,7 +33,7 @@ class Partition:
 
 
 def divide(labels: Indices, split: Split, group: Indices | None = None) -> Partition:
-    """Hold-out first, then stratified folds; every category is in every fold if it has enough images.
+    """Hold-out first, then stratified folds: a category is in every fold if it has enough images.
 
     Images of one category and one group (by default, each image is its own) stay together.
     """
@@ -46,8 +47,13 @@ def divide(labels: Indices, split: Split, group: Indices | None = None) -> Parti
         held = _dealt(labels, parts, random, group) < held_parts
     trainable = np.flatnonzero(~held)
     counts = np.bincount(labels[trainable])
-    folds = max(2, min(split.folds, int(counts[counts > 0].min())))
+    folds = fold_count(split, counts)
     return Partition(trainable, _dealt(labels[trainable], folds, random, group[trainable]), np.flatnonzero(held), folds)
+
+
+def fold_count(split: Split, counts: Indices) -> int:
+    """The split's, or fewer if most categories have fewer images: a rare one does not decide how many train."""
+    return max(2, min(split.folds, int(np.median(counts[counts > 0]))))
 
 
 def bounded(group: Indices, categories: Sequence[Indices], parts: int) -> Indices:
@@ -59,12 +65,12 @@ def bounded(group: Indices, categories: Sequence[Indices], parts: int) -> Indice
     present = [np.append(each, everything) for each in categories]
     most = np.maximum(np.bincount(np.concatenate(present)) // parts, 1)
     piece = np.arange(len(group))
-    first, held = dict[int, int](), dict[int, Indices]()
+    first, held = dict[int, int](), dict[int, Counter[int]]()
     for image, (label, those) in enumerate(zip(group.tolist(), present, strict=True)):
-        if label not in first or (held[label][those] >= most[those]).any():
-            first[label], held[label] = image, np.zeros(len(most), np.int64)
+        if label not in first or any(held[label][each] >= most[each] for each in those.tolist()):
+            first[label], held[label] = image, Counter()
         piece[image] = first[label]
-        held[label][those] += 1
+        held[label].update(those.tolist())
     return piece
 
 

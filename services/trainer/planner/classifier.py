@@ -14,6 +14,7 @@ from services.vision.card import ModelKind, WeightsSource
 from services.vision.catalogue import BACKBONES
 
 WORTHWHILE_EPOCHS = 5  # fewer are not worth a fine-tuning's cost
+SURE_FROM = 100  # images without a mistake; with fewer, the next ones are likely to bring some
 HEAD_SLACK = 3.0  # of a head's expected time: what it may take, except the first
 
 
@@ -51,7 +52,7 @@ def next_trial(model: Model, trials: list[Trial], budget: BudgetView) -> StartTr
     if trials and not trials[0].work.ended:
         return Wait()  # it tells which weights there are
     best = served_trial(model, trials)
-    if best is not None and best.result is not None and best.result.score >= 1.0:
+    if best is not None and best.result is not None and best.result.score >= 1.0 and budget.image_count >= SURE_FROM:
         return StopReason.CONVERGED  # a gain could not be told from a perfect score
     done = {trial.recipe.name for trial in trials}
     candidates = [recipe for recipe in _recipes(model, trials, budget.image_count) if recipe.name not in done]
@@ -77,12 +78,15 @@ def _recipes(model: Model, trials: list[Trial], image_count: int) -> list[Recipe
     wanted = model.wanted
     if not trials:
         return [first(wanted)]
-    ladder = _scratch(wanted)
     shown = trials[0].result
-    if shown is not None and (known := _within_reach(shown, model)):
+    if shown is None:
+        return [trials[0].recipe]  # what ended it would end the others too
+    ladder = _scratch(wanted)
+    if known := _within_reach(shown, model):
         mirror = all(trial.result.mirror for trial in trials if trial.result)
         ladder = _pretrained(known, wanted, image_count, mirror=mirror)
-    if shown is not None and shown.performance.source is Source.CROSS_VALIDATION and model.test is None:
+    few = image_count < classifier_recipes.TUNED_FROM
+    if few and shown.performance.source is Source.CROSS_VALIDATION and model.test is None:
         ladder = [recipe for recipe in ladder if recipe.rung == 0 or recipe.stored_maps]  # what predicts every fold
     if wanted.max_rung is not None:
         ladder = [recipe for recipe in ladder if recipe.rung <= wanted.max_rung]

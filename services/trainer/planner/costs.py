@@ -140,6 +140,8 @@ def _pace(seconds: float, expected: float) -> float:
     """
     if seconds >= expected:
         return seconds / expected
+    if expected <= FIXED_SECONDS:
+        return 1.0
     return min(1.0, max(seconds - FIXED_SECONDS, 0.5 * seconds) / (expected - FIXED_SECONDS))
 
 

@@ -5,6 +5,8 @@ CreateModel names both by the table of costs, EstimateTraining by what a worker 
 
 from datetime import timedelta
 
+import msgspec
+
 from services.kit.errors import InvalidRequest, NotEnoughBudget
 from services.trainer.domain import MAX_BUDGET, Hyperparameters, Model
 from services.trainer.planner import ladder
@@ -15,13 +17,15 @@ from services.trainer.prediction_cost import least_seconds
 from services.vision.card import ModelKind
 
 SAFETY = 1.5  # factor on the first recipe's predicted cost, in the minimum budget
+FEW_EPOCHS = 2  # times the recipe's fewest, in the minimum budget
 PRECISE = 1.05  # between a budget that suffices and one that does not
 
 
 def minimum_seconds(prospect: Prospect) -> float:
-    """The smallest budget that is sure to pay for the first recipe and the evaluation."""
+    """The smallest budget that is sure to pay for the first recipe, with few of its epochs, and the evaluation."""
     model, costs = prospect.model, prospect.costs
-    recipe, side = ladder.first(model.model_kind, model.wanted), prospect.probe.observations[0].resolution
+    whole, side = ladder.first(model.model_kind, model.wanted), prospect.probe.observations[0].resolution
+    recipe = msgspec.structs.replace(whole, max_epochs=min(whole.max_epochs, FEW_EPOCHS * whole.min_epochs))
     evaluation = costs.evaluation_seconds(recipe, prospect.test_count, side)
     return SAFETY * costs.seconds(recipe, prospect.image_count, side) + RESERVE_FACTOR * evaluation
 

@@ -29,6 +29,7 @@ Arrays = dict[str, NDArray[Any]]
 
 TOLERANCE = 1e-4  # of scores
 GREY, STRIDE = 114, 32  # of a detector's input: what pads it, and what divides its sides
+STRIP = 8  # inputs in a row: a longer image is cut before it is resized
 MAX_SIDE = 10_240  # larger images are scaled down first
 MOST = 100  # tags or objects in an answer
 
@@ -85,10 +86,11 @@ def framed_as(rgb: Pixels, width: int, height: int, how: Json) -> tuple[Pixels, 
     """The pixels as an input, and the width and height that the image has in it."""
     size = how["size"]
 
-    def resized(across: int, down: int) -> Pixels:
-        if (down, across) == rgb.shape[:2]:
+    def resized(across: int, down: int, part: tuple[float, float, float, float] | None = None) -> Pixels:
+        if (down, across) == rgb.shape[:2] and part is None:
             return rgb.copy()
-        return np.asarray(Image.fromarray(rgb).resize((across, down), Image.Resampling[how["interpolation"].upper()]))
+        kind = Image.Resampling[how["interpolation"].upper()]
+        return np.asarray(Image.fromarray(rgb).resize((across, down), kind, part))
 
     if how["fit"] == "letterbox":  # undistorted, at the top left of a grey canvas
         inner = max(1, round(width * size / max(width, height))), max(1, round(height * size / max(width, height)))
@@ -101,7 +103,11 @@ def framed_as(rgb: Pixels, width: int, height: int, how: Json) -> tuple[Pixels, 
     shorter = min(rgb.shape[:2])
     across, down = (max(size, how["resize"] * side // shorter) for side in (rgb.shape[1], rgb.shape[0]))
     left, top = round((across - size) / 2), round((down - size) / 2)
-    return resized(across, down)[top : top + size, left : left + size], (size, size)
+    if max(across, down) <= STRIP * size:
+        return resized(across, down)[top : top + size, left : left + size], (size, size)
+    x, y = rgb.shape[1] / across, rgb.shape[0] / down  # of the image's own pixels to one of the input
+    part = left * x, top * y, (left + size) * x, (top + size) * y
+    return resized(size, size, part), (size, size)
 
 
 def answer_of(card: Json, outputs: Arrays, width: int, height: int, threshold: float | None = None) -> Json:

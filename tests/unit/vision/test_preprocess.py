@@ -12,6 +12,7 @@ from torchvision.models import MobileNet_V2_Weights
 
 from services.vision import preprocess
 from services.vision.card import InputRule, input_size
+from services.vision.inputs import framed
 from services.vision.preprocess import Augmentation
 
 RULE = InputRule(size=224, resize=256)
@@ -148,6 +149,21 @@ def test_a_rule_at_another_size_keeps_its_margin() -> None:
     assert RULE.at_least == 512
     assert InputRule(size=224, resize=232).at_least == 512
     assert RULE.resized(64).at_least == 256
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_of_a_strip_only_the_middle_is_resized_and_nothing_else_is_kept(turned: bool):
+    small = np.random.default_rng(0).integers(0, 256, (25, 1000, 3), np.uint8)
+    strip = np.asarray(Image.fromarray(small).resize((4000, 100)))
+    rgb = strip.transpose(1, 0, 2) if turned else strip
+    middle = np.ascontiguousarray(rgb[1900:2100] if turned else rgb[:, 1900:2100])
+    found, expected = (framed(np.ascontiguousarray(each), RULE) for each in (rgb, middle))
+    assert np.abs(found.astype(int) - expected).max() <= 3
+    assert found.base is None or len(memoryview(found.base).cast("B")) == found.nbytes
+
+
+def test_a_crop_keeps_no_more_than_it_shows():
+    assert framed(np.zeros((100, 300, 3), np.uint8), RULE).base is None
 
 
 def test_stretching_keeps_the_whole_image():

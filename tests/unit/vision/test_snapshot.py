@@ -155,6 +155,13 @@ def test_images_and_annotations_of_a_category_are_counted_separately() -> None:
     assert (dog.image_count, dog.annotation_count) == (1, 2)
 
 
+def test_an_image_with_nothing_but_a_group_of_objects_is_none_to_learn_a_category_from() -> None:
+    boxes = (Box(0, 0, 50, 50, 1, iscrowd=True),)
+    _, index = pack_into_bytes([(Entry(image_id=1, file_name="a", width=60, height=60, boxes=boxes), b"x", "jpg")])
+    _, dog = count_categories([(7, "cat"), (9, "dog")], [index])
+    assert (dog.image_count, dog.annotation_count) == (0, 1)
+
+
 def test_a_writer_says_when_its_shard_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.vision.snapshot.SHARD_BYTES", 4096)
     writer = PackWriter(io.BytesIO())

@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 def by_category(
     labels: Indices,
     whole: Indices,
-    grown: Indices,
+    grown: NDArray[np.int16],
     names: Sequence[str],
     folds: int,
     exponents: Floats,
@@ -36,11 +36,14 @@ def by_category(
     """
     counts = np.bincount(labels, minlength=len(names))
     present = np.flatnonzero(counts)
-    changes = [_changes(labels, grown[:, 0], grown[:, 1 + label], label) for label in present.tolist()]
-    own = [np.where(labels == label, change, 0.0) for label, change in zip(present.tolist(), changes, strict=True)]
+    measured: list[tuple[tuple[float, float], tuple[float, float]]] = []
+    for label in present.tolist():
+        change = _changes(labels, grown[:, 0], grown[:, 1 + label], label)
+        own = np.where(labels == label, change, 0.0)
+        measured.append((_measured(own, int(counts[label])), _measured(change, int(counts[label]))))
     missed = np.array([((labels == label) & (whole != label)).sum() for label in present])
     room = (missed + 0.5) / (counts[present] + 1)
-    recalls, nets = (_expected(each, counts[present], room) for each in (own, changes))
+    recalls, nets = (_expected(np.array(each), room) for each in zip(*measured, strict=True))
     gains: list[CategoryGain] = []
     for place, label in enumerate(present.tolist()):
         count, most = int(counts[label]), missed[place] / counts[label]
@@ -59,14 +62,18 @@ def by_category(
     return tuple(sorted(gains, key=lambda one: -one.gain.value))
 
 
-def _expected(changes: Sequence[Floats], counts: Indices, room: Floats) -> tuple[Floats, Floats]:
-    """(mean, standard error) of each category's change, per image of it.
+def _measured(changes: Floats, count: int) -> tuple[float, float]:
+    """(mean, squared error) of the change [repetitions, images] of a category of so many images, per image of it."""
+    shares = changes / count
+    return float(shares.sum(axis=1).mean()), _squared_error(shares, count)
+
+
+def _expected(measured: Floats, room: Floats) -> tuple[Floats, Floats]:
+    """(mean, standard error) of each category's change, from (mean, squared error) as measured.
 
     Drawn to the mean of all in proportion to the room for improvement: a category can only gain what it lacks.
     """
-    shares = [change / count for change, count in zip(changes, counts.tolist(), strict=True)]
-    sums = np.array([share.sum(axis=1).mean() for share in shares])
-    errors = np.array([_squared_error(share, count) for share, count in zip(shares, counts.tolist(), strict=True)])
+    sums, errors = measured.T
     ratios, deviations = power_law.shrunk(sums / room, errors / room**2)
     return ratios * room, deviations * room
 
@@ -77,7 +84,7 @@ def gain_of(value: float, samples: Floats, least: float) -> Gain:
     return Gain(float(value), Interval(float(min(low, value - least)), float(max(high, value + least))))
 
 
-def _changes(labels: Indices, before: Indices, after: Indices, label: int) -> Floats:
+def _changes(labels: Indices, before: NDArray[np.int16], after: NDArray[np.int16], label: int) -> Floats:
     """[repetitions, images]: 1 where an image is right only after the category has grown, -1 where only before.
 
     Images of other categories count where either takes them for this one.

@@ -26,6 +26,7 @@ REPETITIONS = (2, 12)  # at least, at most: each draws other parts
 GROUPS = 8  # of categories that grow at the same time
 DIMENSIONS = 256
 MAX_IMAGES = 20_000
+MAX_CELLS = 5_000_000  # categories x images, up to which the gains of categories fit into memory
 BOOTSTRAPS = 400
 
 
@@ -75,11 +76,13 @@ def learning_curve(
     coordinates, width = plain_coordinates(blocks, labels)
     rows = Rows(_projected(coordinates, random), width, labels, fold, folds, len(names))
     whole = _with_parts(rows, (1.0,), random)[0]
+    with_gains = len(names) * len(labels) <= MAX_CELLS
     parts: list[NDArray[np.bool_]] = []
-    grown: list[Indices] = []
+    grown: list[NDArray[np.int16]] = []
     while len(parts) < REPETITIONS[1]:
         parts.append(_with_parts(rows, fractions[1:], random) == labels)
-        grown.append(_with_growth(rows, random))
+        if with_gains:
+            grown.append(_with_growth(rows, random))
         if out_of_time():
             break
     if len(parts) < REPETITIONS[0]:
@@ -94,7 +97,9 @@ def learning_curve(
         points=_points(sizes, right.mean(axis=(0, 2)), samples),
         power_law=PowerLaw(float(law.a[0]), float(law.b[0]), float(law.c[0])),
         gain=gain_of(float(gain[0]), gains, 0.5 / len(labels)),
-        categories=by_category(labels, whole, np.array(grown), names, folds, laws.c, random, added),
+        categories=by_category(labels, whole, np.array(grown), names, folds, laws.c, random, added)
+        if with_gains
+        else (),
     )
 
 
@@ -129,12 +134,12 @@ def _with_parts(rows: Rows, fractions: Sequence[float], random: np.random.Genera
     return predicted
 
 
-def _with_growth(rows: Rows, random: np.random.Generator) -> Indices:
+def _with_growth(rows: Rows, random: np.random.Generator) -> NDArray[np.int16]:
     """[1 + categories, images]: what is predicted after training on half of the images, and with all of one category.
 
     If there are many categories, several grow in the same fit; for each, the images of the others are marked with -1.
     """
-    predicted = np.full((1 + rows.categories, len(rows.labels)), -1)
+    predicted = np.full((1 + rows.categories, len(rows.labels)), -1, np.int16)
     groups = min(rows.categories, GROUPS)
     group = random.permutation(rows.categories) % groups
     for fold in range(rows.folds):

@@ -32,12 +32,16 @@ from services.trainer.engine.session import Session
 from services.trainer.engine.split import Partition, bounded, divide, readable
 from services.trainer.messages import Result, TrainTask
 from services.trainer.name_use import NO_NAME_USE
-from services.trainer.recipe import Depth
+from services.trainer.recipe import MIN_HELD_OUT_FROM, Depth
 from services.vision.backbones import Network
 from services.vision.classifier import ClassifierNetwork
 from services.vision.memory import BatchLimit
 
 LAST_STAGES = 2
+CHOSEN_BY = (
+    "The metrics are of images by which the length of the training was chosen, as some category has too few images to "
+    f"set any aside: a test dataset, or {MIN_HELD_OUT_FROM} images of every category, gives independent ones."
+)
 
 
 @dataclass(slots=True)
@@ -120,7 +124,8 @@ class ClassificationTask:
             both = self.companion.combined(self.backbone, found.network, selection, held_out, labels)
             network, cards, selection, held_out = both.network, both.cards, both.selection, both.held_out
         temperature = fit_temperature(selection, labels)
-        note = self.backbone.weights.note
+        unmeasured = self.task.split.holdout_fraction > 0 and not len(self.partition.held_out)
+        notes = (self.backbone.weights.note, *found.notes, CHOSEN_BY if unmeasured else "")
         finished = result.Finished(
             network=network or ClassifierNetwork(cards, [found.network], found.network.head),
             cards=cards,
@@ -129,7 +134,7 @@ class ClassificationTask:
             selection_logits=calibrated_across(selection, labels, np.arange(len(labels)) % 2),
             held_out=self.partition.held_out,
             held_out_logits=held_out / np.float32(temperature),
-            warnings=(note, *found.notes) if note else found.notes,
+            warnings=tuple(filter(None, notes)),
             weights_source=origin([self.backbone]),
             resolution=self.backbone.rule.size,
             stop_reason="allowance",

@@ -8,7 +8,7 @@ import numpy as np
 
 from services.trainer.engine.data import Indices
 from services.trainer.engine.detection.data import Scenes
-from services.trainer.engine.split import Partition, bounded, share
+from services.trainer.engine.split import Partition, bounded, fold_count, share
 from services.trainer.recipe import MIN_HELD_OUT_FROM, Split
 
 
@@ -22,14 +22,14 @@ def divide(scenes: Scenes, split: Split, *, refit: bool = False) -> Partition:
         held_parts, parts = share(split.holdout_fraction)
         held = _dealt(scenes, rows, parts, random, group) < held_parts
     trainable = np.flatnonzero(~held)
-    folds = max(2, min(split.folds, _rarest_count(scenes, trainable)))
+    folds = fold_count(split, _image_counts(scenes, trainable))
     fold = np.ones(len(trainable), np.int64) if refit else _dealt(scenes, trainable, folds, random, group)
     return Partition(trainable, fold, np.flatnonzero(held), folds)
 
 
-def _rarest_count(scenes: Scenes, rows: Indices) -> int:
+def _image_counts(scenes: Scenes, rows: Indices) -> Indices:
     present = [scenes.categories_in(row) for row in rows.tolist()]
-    return int(np.bincount(np.concatenate(present), minlength=len(scenes.categories)).min())
+    return np.bincount(np.concatenate(present), minlength=len(scenes.categories))
 
 
 def _dealt(scenes: Scenes, rows: Indices, parts: int, random: np.random.Generator, group: Indices) -> Indices:

@@ -151,7 +151,10 @@ def test_costs_are_of_the_networks_that_the_worker_chose() -> None:
 
 
 @pytest.mark.parametrize(("count", "trials"), [(40, 1), (41, 2)])
-def test_a_perfect_score_on_all_images_ends_the_training(count: int, trials: int) -> None:
+def test_a_perfect_score_on_all_images_ends_the_training(
+    count: int, trials: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.trainer.planner.classifier.SURE_FROM", 40)
     asked = estimate(count=count)
     assert asked.probe is not None
     perfect = replace(asked.probe, observations=tuple(replace(each, score=1.0) for each in asked.probe.observations))

@@ -240,12 +240,21 @@ def test_larger_images_need_a_larger_budget() -> None:
     assert minimum_budget(CLASSIFIER, large, 1000, 0) > 2 * minimum_budget(CLASSIFIER, plain, 1000, 0)
 
 
-def test_a_perfect_score_ends_the_search() -> None:
-    present = training()
+@pytest.mark.parametrize(("images", "ends"), [(99, False), (100, True)])
+def test_a_perfect_score_on_enough_images_ends_the_search(images: int, ends: bool) -> None:
+    present = replace(training(), training=snapshot(count=images))
     step = plan(present, [], None)
     assert isinstance(step, StartTrial)
     trials = [ended(planned(present, 0, step), "succeed", 0.01, 100, ("mobilenet_v2",))]
-    assert plan(served(present, trials), trials, None) == Finish(StopReason.CONVERGED)
+    assert (plan(served(present, trials), trials, None) == Finish(StopReason.CONVERGED)) == ends
+
+
+def test_a_first_trial_that_fails_is_not_followed_by_a_training_from_random_weights() -> None:
+    present = replace(training(budget=timedelta(hours=1)), training=snapshot(count=1_000))
+    step = plan(present, [], None)
+    assert isinstance(step, StartTrial)
+    trials = [ended(planned(present, 0, step), "fail", 0.0, 0, ())]
+    assert plan(present, trials, None) == Fail(DIVERGED)
 
 
 def test_without_images_to_measure_on_only_frozen_features_are_tried() -> None:
@@ -304,8 +313,10 @@ def test_some_images_are_enough_to_tune_last_stages_on_stored_maps() -> None:
     assert len(classifier_recipes.pretrained(in_one_piece, Hyperparameters(), 500)) == 1
 
 
-@pytest.mark.parametrize(("images", "rungs"), [(300, [0, 0, 1]), (1_000, [0, 0])])
-def test_without_held_out_images_only_what_predicts_every_fold_is_tuned(images: int, rungs: list[int]) -> None:
+@pytest.mark.parametrize(("images", "rungs"), [(300, [0, 0, 1]), (1_000, [0, 0, 1])])
+def test_without_held_out_images_tuning_is_measured_on_every_fold_or_if_it_is_large_on_the_first(
+    images: int, rungs: list[int]
+) -> None:
     present = replace(training(budget=timedelta(hours=9)), training=snapshot(count=images))
     trials = list[Trial]()
     while isinstance(step := plan(served(present, trials), trials, None), StartTrial):

@@ -30,6 +30,15 @@ def curve_of(rows: Floats, labels: Indices, seed: int = 0) -> LearningCurve:
     return learning_curve([rows], labels, partition.fold, partition.folds, names, seed, lambda: False)
 
 
+def test_with_very_many_categories_and_images_there_is_a_curve_without_their_gains(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("services.trainer.engine.classification.learning_curve.MAX_CELLS", 200)
+    curve = curve_of(*features(20))
+    assert curve.points
+    assert not curve.categories
+
+
 @pytest.mark.parametrize(("a", "b", "c"), [(0.95, 0.6, 0.5), (0.8, 0.9, 1.0), (1.0, 0.5, 0.3)])
 def test_a_power_law_without_noise_is_found_again_and_extrapolated(a: float, b: float, c: float) -> None:
     sizes = np.array([40, 28, 20, 14, 10, 7], np.float64)

@@ -7,7 +7,13 @@ from sklearn.linear_model import LogisticRegression
 
 from services.trainer.engine.classification import discriminant, heads, logistic
 from services.trainer.engine.classification.heads import fit_head, mirroring_harms, normalised
-from services.trainer.engine.classification.measure import calibrated_across, fit_temperature, measure, softmax
+from services.trainer.engine.classification.measure import (
+    TEMPERATURES,
+    calibrated_across,
+    fit_temperature,
+    measure,
+    softmax,
+)
 from services.trainer.engine.data import Floats, Indices
 from services.trainer.engine.split import divide
 from services.trainer.performance import Source
@@ -199,8 +205,32 @@ def test_without_twenty_images_of_every_category_nothing_is_held_out():
     assert len(divide(labels, Split(holdout_fraction=0.2)).held_out) == 0
 
 
-def test_folds_are_no_more_than_the_smallest_category_has_images():
-    assert divide(np.array([0, 0, 1, 1, 1, 1, 1]), Split()).folds == 2
+def test_folds_are_no_more_than_most_categories_have_images():
+    assert divide(np.repeat(np.arange(3), [9, 2, 2]), Split()).folds == 2
+
+
+def test_a_rare_category_does_not_decide_how_many_images_train():
+    labels = np.repeat(np.arange(3), [40, 2, 40])
+    partition = divide(labels, Split(folds=5))
+    assert partition.folds == 5
+    for fold in range(5):
+        others = labels[partition.trainable[partition.fold != fold]]
+        assert (np.bincount(others) >= [32, 1, 32]).all()
+
+
+def test_the_temperature_is_the_best_of_the_grid():
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        labels = random.integers(0, 4, 5 + 3 * seed)
+        logits = (random.normal(size=(len(labels), 4)) * 10 ** random.uniform(-2, 2)).astype(np.float32)
+        rivals = np.where(np.eye(4, dtype=bool)[labels], -np.inf, logits).argmax(axis=1)
+        doubt = 0.5 / (len(labels) + 1)
+        losses = {
+            temperature: (1 - doubt) * logistic.log_losses(logits / np.float32(temperature), labels).mean()
+            + doubt * logistic.log_losses(logits / np.float32(temperature), rivals).mean()
+            for temperature in TEMPERATURES.tolist()
+        }
+        assert losses[fit_temperature(logits, labels)] == pytest.approx(min(losses.values()), rel=1e-6)
 
 
 def test_temperature_undoes_overconfidence_and_no_fold_calibrates_itself():
