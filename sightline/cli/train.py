@@ -85,8 +85,12 @@ def parts(package: Package, share: float, seed: int) -> tuple[Package, Package |
     held = next((split for split in ("test", "val") if split in splits and len(splits) > 1), "")
     if not held:
         return hold_out(package, share, seed)
+    paths = {placed.path for placed in package.placed}
     test = {placed.path for placed in package.placed if placed.image.split == held}
-    return package.without(test), package.without({placed.path for placed in package.placed} - test)
+    if test == paths:
+        problem = f"{package.imported.source}: all images are in the split {held}, which leaves none for training"
+        raise CommandError(problem, fix=f"list images in the other splits that {held} does not have")
+    return package.without(test), package.without(paths - test)
 
 
 def require_classes(package: Package) -> None:

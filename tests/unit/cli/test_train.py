@@ -88,6 +88,20 @@ def test_what_cannot_be_trained_is_said_before_the_upload(
     assert not fakes.files
 
 
+def test_a_test_split_with_all_images_is_refused_before_the_upload(
+    sightline: Command, fakes: Fakes, tmp_path: Path
+) -> None:
+    names = [f"{number}.jpg" for number in range(4)]
+    exports.pictures(tmp_path / "pets", names)
+    for split in ("train", "val"):
+        exports.coco_file(tmp_path / "pets" / f"{split}.json", names)
+    outcome = sightline("train", tmp_path / "pets")
+    assert outcome.code == 1
+    assert "all images are in the split val, which leaves none for training" in outcome.err
+    assert "list images in the other splits that val does not have" in outcome.err
+    assert not fakes.files
+
+
 def test_a_trainer_that_does_not_respond_is_said_before_the_upload(
     sightline: Command, fakes: Fakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
