@@ -22,7 +22,7 @@ from sightline.client.results.dataset import Dataset
 from sightline.client.results.kinds import ModelState
 from sightline.client.results.model import Model
 from sightline.client.uploads import Reading, read_export
-from sightline.importers.holdout import hold_out
+from sightline.importers.holdout import FEWEST, hold_out
 from sightline.importers.model import BoxForm, Format
 from sightline.importers.package import Package
 
@@ -62,7 +62,8 @@ def train_photos(
         training, test = parts(package, test_share, seed)
         if not json:
             say(package, notes())
-            _say_parts(training, test)
+            if test or test_share:
+                _say_parts(training, test)
         name = free_name(client, photos, name)
         dataset = client.datasets.register(name, training, wait=False, note=warn)
         tested = client.datasets.register(f"{name}-test", test, wait=False, note=warn) if test else None
@@ -118,11 +119,12 @@ def free_name(client: Client, photos: Path, name: str = "") -> str:
 
 
 def _say_parts(training: Package, test: Package | None) -> None:
-    if test is None:
-        text = "there are too few images to set some aside for testing: training measures by cross-validation"
-    else:
-        text = f"{counted(len(training.included), 'image')} for training, {len(test.included)} for testing"
-    notes().print(text)
+    if test is not None:
+        notes().print(f"{counted(len(training.included), 'image')} for training, {len(test.included)} for testing")
+        return
+    enough = len(training.included) >= FEWEST
+    reason = "too many images look alike or are of rare categories" if enough else "there are too few images"
+    notes().print(f"{reason} to set some aside for testing: training measures by cross-validation")
 
 
 def _warn_of_findings(dataset: Dataset) -> None:
