@@ -1,5 +1,6 @@
 """LabelMe: a JSON file per image with its shapes in pixels, or with flags for the whole image."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,6 @@ def _around(shape: Any, kind: str, notes: Notes) -> Xywh | None:
     notes.count(OUTLINES)
     if kind == "circle":
         (x, y), (on_x, on_y) = points[:2]
-        radius = ((on_x - x) ** 2 + (on_y - y) ** 2) ** 0.5
+        radius = math.hypot(on_x - x, on_y - y)
         return within(x, y, radius, radius)
     return around(points)

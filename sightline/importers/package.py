@@ -3,6 +3,7 @@
 import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,7 @@ def pack(
     _check_names(imported)
     form = boxes or imported.box_form
     _check_corners(imported, form)
+    _check_finite(imported, form)
     return Package(replace(imported, notes=(*imported.notes, *notes)), tuple(placed), form)
 
 
@@ -231,6 +233,15 @@ def _check_corners(imported: Imported, form: BoxForm) -> None:
             f"{imported.source}: {wrong} of {len(drawn)} boxes have their second corner left of or above the first",
             fix="if the numbers are left, top, width and height, have them read so (--boxes xywh)",
         )
+
+
+def _check_finite(imported: Imported, form: BoxForm) -> None:
+    """ImportFault with every box whose numbers are too large to be calculated with."""
+    images = imported.images if not imported.documents else ()  # the service judges those of COCO files
+    drawn = ((image, box) for image in images for box in image.boxes)
+    faults = [f"{image.name}: {box.label}" for image, box in drawn if not isfinite(sum(form.to_xywh(*box[1:])))]
+    if faults:
+        raise ImportFault(f"{imported.source}: boxes are larger than any image", faults, fix="correct their numbers")
 
 
 def _coco(package: Package, left_out: Collection[str]) -> dict[str, Any]:

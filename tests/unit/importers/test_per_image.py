@@ -100,3 +100,13 @@ def test_each_year_of_pascal_voc_has_its_own_splits(tmp_path: Path) -> None:
         sets.mkdir(parents=True)
         (sets / f"{split}.txt").write_text("1\n")
     assert read(tmp_path).splits == {"train": 1, "val": 1}
+
+
+@pytest.mark.parametrize("kind", ["circle", "rectangle"])
+def test_shapes_that_are_larger_than_any_image_are_named(tmp_path: Path, kind: str) -> None:
+    picture(tmp_path / "a.jpg")
+    shape = {"label": "cat", "shape_type": kind, "points": [[-1e308, 6], [1e308, 7]]}
+    (tmp_path / "a.json").write_text(json.dumps({"shapes": [shape], "imagePath": "a.jpg"}))
+    with pytest.raises(ImportFault, match="boxes are larger than any image") as caught:
+        pack(read(tmp_path))
+    assert caught.value.faults == ("a.jpg: cat",)
