@@ -26,7 +26,7 @@ from sightline.importers import (
 from sightline.importers.files import images_in, is_packed, read_json, read_xml, subfolders, walk
 from sightline.importers.model import TITLES, Format, Imported, ImportFault, in_order, is_image, split_of
 from sightline.importers.names import folded
-from sightline.importers.yolo_labels import texts_in
+from sightline.importers.yolo_labels import texts_of_images
 
 EXPECTED = (
     "a COCO file; a folder per class; YOLO's data.yaml, obj.data or their folder; a folder of Pascal VOC's XML files; "
@@ -189,7 +189,7 @@ def _of_folder(folder: Path) -> tuple[Format, Path] | None:
 
 def _is_of_folders(folder: Path, file: Path) -> bool:
     """Whether a yaml lists the classes of a folder per class: no image has a text file, and the names are the same."""
-    if texts_in(folder) or not folders.looks_like(folder):
+    if texts_of_images(folder) or not folders.looks_like(folder):
         return False
     try:
         listed = {folded(name) for name in yolo.names_of(file)}

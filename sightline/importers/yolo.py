@@ -22,7 +22,7 @@ from sightline.importers.model import (
     text_of,
 )
 from sightline.importers.shapes import around
-from sightline.importers.yolo_labels import CLASS_LISTS, Labels, is_label, texts_in
+from sightline.importers.yolo_labels import CLASS_LISTS, Labels, is_label, texts_below, texts_of_images
 
 PRECEDENCE = ("train", "val", "test", "")  # of splits that have the same image
 NOTHING = ("", "~", "null")  # how a yaml writes that there is none
@@ -270,6 +270,8 @@ def _box(words: list[str], layout: Layout, notes: Notes) -> Box | str:
 
 
 def looks_like(folder: Path) -> bool:
-    """Whether text files are named like the images, and there is a list of classes, or one begins as a label does."""
-    texts = texts_in(folder)
-    return bool(texts) and (class_list_of(folder) is not None or any(map(is_label, texts)))
+    """Whether text files begin as labels do, or are named like the images; without a list of classes, both."""
+    texts = texts_of_images(folder)
+    if class_list_of(folder) is None:
+        return any(map(is_label, texts))
+    return bool(texts) or any(map(is_label, texts_below(folder)))

@@ -84,11 +84,16 @@ def _is_text(name: str) -> bool:
     return name.lower().endswith(".txt") and name not in CLASS_LISTS
 
 
-def texts_in(folder: Path) -> list[Path]:
-    """The text files below the folder that are named like its images."""
-    texts = [Path(name) for name in walk(folder) if _is_text(Path(name).name)]
+def texts_below(folder: Path) -> list[Path]:
+    """The text files below the folder that may be labels."""
+    return [folder / name for name in walk(folder) if _is_text(Path(name).name)]
+
+
+def texts_of_images(folder: Path) -> list[Path]:
+    """Those that are named like an image below the folder."""
+    texts = texts_below(folder)
     stems = {folded(Path(name).stem) for name in images_in(folder)} if texts else set[str]()
-    return [folder / text for text in texts if folded(text.stem) in stems]
+    return [text for text in texts if folded(text.stem) in stems]
 
 
 def is_label(file: Path) -> bool:

@@ -38,6 +38,13 @@ def test_a_folder_per_class_may_have_a_list_of_the_classes(tmp_path: Path, name:
     assert (imported.format, imported.categories) == (Format.FOLDERS, ("cat", "dog"))
 
 
+def test_a_folder_of_labels_with_their_classes_may_be_apart_from_the_images(tmp_path: Path) -> None:
+    picture(tmp_path / "images" / "1.jpg")
+    written(tmp_path, {"labels/classes.txt": "cat\n", "labels/1.txt": LINE})
+    imported = read(tmp_path / "labels", images=tmp_path / "images")
+    assert (imported.format, imported.counts) == (Format.YOLO, {"cat": (1, 1)})
+
+
 def test_images_without_any_labels_are_said_instead_of_read_as_background(tmp_path: Path) -> None:
     pictures(tmp_path, ["images/train/1.jpg", "images/val/2.jpg"])
     with pytest.raises(ImportFault, match="none of its 2 images has a file of labels") as caught:
