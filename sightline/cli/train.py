@@ -22,7 +22,7 @@ from sightline.client.results.dataset import Dataset
 from sightline.client.results.kinds import ModelState
 from sightline.client.results.model import Model
 from sightline.client.uploads import Reading, read_export
-from sightline.importers.holdout import hold_out
+from sightline.importers.holdout import FEWEST, hold_out
 from sightline.importers.model import BoxForm, Format
 from sightline.importers.package import Package
 
@@ -62,7 +62,8 @@ def train_photos(
         training, test = parts(package, test_share, seed)
         if not json:
             say(package, notes())
-            _say_parts(training, test)
+            if test or test_share:
+                _say_parts(training, test)
         name = free_name(client, photos, name)
         dataset = client.datasets.register(name, training, wait=False, note=warn)
         tested = client.datasets.register(f"{name}-test", test, wait=False, note=warn) if test else None
@@ -85,8 +86,12 @@ def parts(package: Package, share: float, seed: int) -> tuple[Package, Package |
     held = next((split for split in ("test", "val") if split in splits and len(splits) > 1), "")
     if not held:
         return hold_out(package, share, seed)
+    paths = {placed.path for placed in package.placed}
     test = {placed.path for placed in package.placed if placed.image.split == held}
-    return package.without(test), package.without({placed.path for placed in package.placed} - test)
+    if test == paths:
+        problem = f"{package.imported.source}: all images are in the split {held}, which leaves none for training"
+        raise CommandError(problem, fix=f"list images in the other splits that {held} does not have")
+    return package.without(test), package.without(paths - test)
 
 
 def require_classes(package: Package) -> None:
@@ -114,11 +119,12 @@ def free_name(client: Client, photos: Path, name: str = "") -> str:
 
 
 def _say_parts(training: Package, test: Package | None) -> None:
-    if test is None:
-        text = "there are too few images to set some aside for testing: training measures by cross-validation"
-    else:
-        text = f"{counted(len(training.included), 'image')} for training, {len(test.included)} for testing"
-    notes().print(text)
+    if test is not None:
+        notes().print(f"{counted(len(training.included), 'image')} for training, {len(test.included)} for testing")
+        return
+    enough = len(training.included) >= FEWEST
+    reason = "too many images look alike or are of rare categories" if enough else "there are too few images"
+    notes().print(f"{reason} to set some aside for testing: training measures by cross-validation")
 
 
 def _warn_of_findings(dataset: Dataset) -> None:

@@ -44,22 +44,23 @@ def read(file: Path) -> Imported:
 
 def _image(each: Element, notes: Notes, faults: list[str]) -> LabelledImage:
     name = each.get("name") or ""
+    labels: list[str] = []
     boxes: list[Box] = []
     for shape in each:
         label = (shape.get("label") or "").strip()
-        if shape.tag == "tag" or not label:
-            continue
-        if shape.tag not in ("box", "polygon", "polyline", "ellipse"):
+        if shape.tag not in ("tag", "box", "polygon", "polyline", "ellipse"):
             notes.count(f"{{count}} shapes of the kind {shape.tag} are left out")
-            continue
-        if (found := _around(shape, notes)) is None:
-            faults.append(f"image {each.get('id')}, {name}: a {shape.tag} ({label}) lacks a coordinate")
-        else:
+        elif not label:
+            faults.append(f"image {each.get('id')}, {name}: a {shape.tag} has no label")
+        elif shape.tag == "tag":
+            labels.append(label)
+        elif found := _around(shape, notes):
             boxes.append(Box(label, *found))
-    labels = tuple((tag.get("label") or "").strip() for tag in each.iter("tag"))
+        else:
+            faults.append(f"image {each.get('id')}, {name}: a {shape.tag} ({label}) lacks a coordinate")
     width, height = (number_of(each.get(side)) or None for side in ("width", "height"))
     return LabelledImage(
-        name, labels, tuple(boxes), split_of(each.get("subset") or ""), width, height, id=each.get("id")
+        name, tuple(labels), tuple(boxes), split_of(each.get("subset") or ""), width, height, id=each.get("id")
     )
 
 

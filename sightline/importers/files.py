@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -85,8 +86,25 @@ def read_json(file: Path, constants: list[str] | None = None) -> Any:
 def read_xml(file: Path) -> ET.Element:
     """An XML file's root; ImportFault with the line of what is wrong."""
     try:
-        return ET.fromstring(file.read_bytes())  # noqa: S314 - expat bounds what entities expand to
+        data = file.read_bytes()
+        try:
+            return ET.fromstring(data)  # noqa: S314 - expat bounds what entities expand to
+        except (ValueError, LookupError):  # expat knows neither encodings of several bytes nor unknown ones
+            return ET.fromstring(_declared(file, data))  # noqa: S314 - likewise
     except ET.ParseError as error:
         raise ImportFault(f"{file} cannot be read as XML: {error}") from None
     except OSError as error:
         raise ImportFault(f"{file} cannot be read: {error.strerror}") from None
+
+
+def _declared(file: Path, data: bytes) -> str:
+    """An XML file's text in the encoding that it declares."""
+    found = re.match(rb"""\s*<\?xml[^>]*?\bencoding\s*=\s*["']([\w.:-]+)""", data)
+    name = found[1].decode() if found else "UTF-8"
+    fix = f"save {file} as UTF-8, and declare that"
+    try:
+        return data.decode(name)
+    except UnicodeDecodeError as error:
+        raise ImportFault(f"{file} is not in {name}, as it declares (byte {error.start})", fix=fix) from None
+    except (LookupError, ValueError):
+        raise ImportFault(f"{file} declares the encoding {name}, which is not known here", fix=fix) from None

@@ -40,9 +40,12 @@ def read(folder: Path) -> Imported:
     if not images:
         raise ImportFault(f"{folder} has no images in folders", fix="put the images of each class in a folder of it")
     names = {label for image in images for label in image.labels}
-    if len(names) == 1 and next(iter(names)).lower() in HOLDERS:
+    if all(name.lower() in HOLDERS or split_of(name) for name in names):
+        where = (
+            f"one folder, {names.pop()}, which says" if len(names) == 1 else f"{', '.join(sorted(names))}, which say"
+        )
         raise ImportFault(
-            f"all images of {folder} are in one folder, {next(iter(names))}, which says nothing about what they show",
+            f"all images of {folder} are in {where} nothing about what they show",
             fix="add the file of annotations, or put the images of each class in a folder with its name",
         )
     if unread := unread_in(top):

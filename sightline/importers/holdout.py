@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from random import Random
+from typing import cast
 
 from PIL import Image
 
@@ -79,8 +80,17 @@ def _hash(file: Path) -> int | None:
     try:
         with Image.open(file) as image:
             image.draft("L", (64, 64))
-            pixels = image.convert("L").resize((9, 8), Image.Resampling.BILINEAR).tobytes()
+            pixels = _grey(image).resize((9, 8), Image.Resampling.BILINEAR).tobytes()
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
     places = [(row * 9 + column) for row in range(8) for column in range(8)]
     return sum((pixels[place] > pixels[place + 1]) << number for number, place in enumerate(places))
+
+
+def _grey(image: Image.Image) -> Image.Image:
+    """The image with 8 bits per pixel. Deeper samples, which Pillow would cut off, are scaled by their extremes."""
+    if not image.mode.startswith(("I", "F")):
+        return image.convert("L")
+    deep = image.convert("F")
+    dark, light = cast("tuple[float, float]", deep.getextrema())  # of one band
+    return deep.point(lambda sample: (sample - dark) * (255 / max(light - dark, 1e-9))).convert("L")

@@ -1,5 +1,6 @@
 """LabelMe: a JSON file per image with its shapes in pixels, or with flags for the whole image."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from sightline.importers.model import (
     split_of,
     text_of,
 )
+from sightline.importers.per_image import names_for
 from sightline.importers.shapes import OUTLINES, Xywh, around, points_of, within
 
 NO_AREA = ("point", "points", "line")
@@ -69,8 +71,7 @@ def _parsed(file: Path) -> object:
 
 def _image(content: Any, name: str, notes: Notes, faults: list[str]) -> LabelledImage:
     """The image's path is relative to the file's folder, but often one of the machine where it was drawn."""
-    path = text_of(content.get("imagePath")).replace("\\", "/")
-    below = Path(name).parent.as_posix()
+    found, *others = names_for(name, text_of(content.get("imagePath")))
     boxes: list[Box] = []
     for number, shape in enumerate(objects(content.get("shapes")), 1):
         label, kind = text_of(shape.get("label")), text_of(shape.get("shape_type")) or "polygon"
@@ -78,20 +79,19 @@ def _image(content: Any, name: str, notes: Notes, faults: list[str]) -> Labelled
             notes.count(f"{{count}} shapes of the kind {kind} are left out")
         elif not label:
             faults.append(f"{name}, shape {number}: it has no label")
-        elif found := _around(shape, kind, notes):
-            boxes.append(Box(label, *found))
+        elif box := _around(shape, kind, notes):
+            boxes.append(Box(label, *box))
         else:
             faults.append(f"{name}, shape {number} ({label}): a {kind} lacks a point")
-    stem = Path(name).with_suffix("").as_posix()
     parents = [part for part in Path(name).parts[:-1] if split_of(part)]
     return LabelledImage(
-        path if below == "." else f"{below}/{path}",
+        found,
         tuple(flag for flag, is_set in mapping(content.get("flags")).items() if is_set is True and flag.strip()),
         tuple(boxes),
         split_of(parents[0]) if parents else "",
         number_of(content.get("imageWidth")) or None,
         number_of(content.get("imageHeight")) or None,
-        other_names=(path, stem),
+        other_names=tuple(others),
         id=name,
     )
 
@@ -103,6 +103,6 @@ def _around(shape: Any, kind: str, notes: Notes) -> Xywh | None:
     notes.count(OUTLINES)
     if kind == "circle":
         (x, y), (on_x, on_y) = points[:2]
-        radius = ((on_x - x) ** 2 + (on_y - y) ** 2) ** 0.5
+        radius = math.hypot(on_x - x, on_y - y)
         return within(x, y, radius, radius)
     return around(points)

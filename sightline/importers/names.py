@@ -6,7 +6,7 @@ A name may have been written on another machine or by another tool. In this orde
 2. one of the name's `readings`: `\` as separator, percent-encoded, a URL, an upload of Label Studio or CVAT;
 3. one of these in another letter case or Unicode form;
 4. the end of one of these, or the other way round: `C:\photos\cats\1.jpg` means `cats/1.jpg`;
-5. the name plus an extension, if the name has none.
+5. the name plus an extension, if it has none of images; other files count only if there is no image.
 
 From step 3 on, exactly one file must match.
 """
@@ -17,8 +17,11 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote, urlsplit
+
+from sightline.importers.model import is_image
 
 COMPARED = 50  # names for which similar ones are looked up, which is slow
 SHARED_PARTS = 2  # of two paths' ends, if neither path ends with the other
@@ -108,8 +111,11 @@ class Resolver:
         """Each name's match. A file that two names mean, neither of them literally, is a match for neither."""
         return unshared({name: self.find(name) for name in names})
 
-    def find(self, name: str, *, by_end: bool = True) -> Match:
-        """The match of one name; without `by_end`, steps 1 to 3 only."""
+    def find(self, name: str, *, by_end: bool = True, near: str = "") -> Match:
+        """The match of one name; without `by_end`, steps 1 to 3 only.
+
+        Of several files, the one is meant that shares the most folders with the folder `near`, from the top.
+        """
         if name in self._paths:
             return Match(name, literal=True)
         plain = slashed(name)
@@ -122,11 +128,11 @@ class Resolver:
         further = (self._by_end, self._by_name_without_extension) if by_end else ()
         for step in (self._in_other_form, *further):
             for path in listed:
-                near = step(path)
-                if len(near) == 1:
-                    return Match(near[0])
-                if near:
-                    return Match(problem=f"there is no such file; it could be {_either(near)}")
+                alike = _nearest(step(path), near)
+                if len(alike) == 1:
+                    return Match(alike[0])
+                if alike:
+                    return Match(problem=f"there is no such file; it could be {_either(alike)}")
         return Match(problem=self._missing(listed))
 
     def _in_other_form(self, path: str) -> list[str]:
@@ -149,9 +155,10 @@ class Resolver:
 
     def _by_name_without_extension(self, path: str) -> list[str]:
         parts = [part for part in folded(path).split("/") if part not in ("", "..")]
-        if not parts or "." in parts[-1]:
+        if not parts or is_image(Path(parts[-1])):
             return []
         near = self._by_stem.get(parts[-1], [])
+        near = [file for file in near if is_image(Path(file))] or near
         ends = [file for file in near if _shared(parts[:-1], folded(file).split("/")[:-1]) == len(parts) - 1]
         return ends or near
 
@@ -188,6 +195,13 @@ def _shared(one: list[str], other: list[str]) -> int:
             break
         count += 1
     return count
+
+
+def _nearest(paths: list[str], folder: str) -> list[str]:
+    """The paths that share the most parts with the folder, from the top."""
+    parts = folder.split("/")[::-1]
+    shared = [_shared(path.split("/")[::-1], parts) for path in paths]
+    return [path for path, count in zip(paths, shared, strict=True) if count == max(shared)]
 
 
 def _either(paths: list[str]) -> str:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from sightline.importers.model import (
     text_of,
 )
 from sightline.importers.names import Match, Resolver, leaves_folder, slashed, unshared
+from sightline.importers.per_image import folder_of, paired
 from sightline.text import fault_of_text, replaced, shown
 
 ANNOTATIONS = {".json", ".xml", ".txt", ".csv", ".tsv", ".yaml", ".yml"}  # are never images
@@ -113,8 +115,8 @@ def pack(
     placed: list[Placed] = []
     taken: dict[str, Path] = {}
     illegal: list[Unresolved] = []
-    for image in imported.images:
-        file = files[image.name, image.split]
+    found, notes = paired(imported, [files[image.name, image.split] for image in imported.images])
+    for image, file in zip(imported.images, found, strict=True):
         path = _upload_path(file, imported.folder)
         while taken.setdefault(path, file) != file:
             path = f"_{path}"
@@ -129,7 +131,8 @@ def pack(
     _check_names(imported)
     form = boxes or imported.box_form
     _check_corners(imported, form)
-    return Package(imported, tuple(placed), form)
+    _check_finite(imported, form)
+    return Package(replace(imported, notes=(*imported.notes, *notes)), tuple(placed), form)
 
 
 def _check_names(imported: Imported) -> None:
@@ -162,7 +165,9 @@ def _files(imported: Imported, prefixes: Mapping[str, Mapped]) -> dict[tuple[str
     if rest:
         resolver = _resolver(imported.folder)
         literal = (file.relative_to(imported.folder).as_posix() for file in found.values() if _below(file, imported))
-        matches = unshared({(image.name, image.split): _match(image, resolver) for image in rest}, literal)
+        matches = unshared(
+            {(image.name, image.split): _match(image, resolver, folder_of(imported, image)) for image in rest}, literal
+        )
         found |= {key: imported.folder / match.path for key, match in matches.items() if match.path}
         if len(found) < len({(image.name, image.split) for image in imported.images}):
             missing = tuple(
@@ -198,10 +203,10 @@ def _literal(image: LabelledImage, folder: Path) -> Path | None:
     return None
 
 
-def _match(image: LabelledImage, resolver: Resolver) -> Match:
-    first = resolver.find(image.name)
-    others = (resolver.find(name) for name in image.other_names)
-    return first if first.path else next((match for match in others if match.path), first)
+def _match(image: LabelledImage, resolver: Resolver, folder: str) -> Match:
+    matches = [resolver.find(name, near=folder) for name in (image.name, *image.other_names)]
+    unclear = (match for match in matches if "could be" in match.problem)
+    return next((match for match in matches if match.path), next(unclear, matches[0]))
 
 
 def _problem(name: str, match: Match, folder: Path) -> str:
@@ -209,7 +214,8 @@ def _problem(name: str, match: Match, folder: Path) -> str:
         return f"is a URL, and {folder} has no such file; add the image, or say where it is with --url PREFIX=DIR"
     if leaves_folder(name) and "mean" not in match.problem and "could be" not in match.problem:
         return "is outside the folder of the images, and no file below that has the end of its path"
-    return f"there is no file {folder / slashed(name)}" + match.problem.removeprefix("there is no such file")
+    said = match.problem.removeprefix("there is no such file").removeprefix("; ")
+    return f"there is no file {folder / slashed(name)}" + (f"; {said}" if said else "")
 
 
 def _upload_path(file: Path, folder: Path) -> str:
@@ -227,6 +233,15 @@ def _check_corners(imported: Imported, form: BoxForm) -> None:
             f"{imported.source}: {wrong} of {len(drawn)} boxes have their second corner left of or above the first",
             fix="if the numbers are left, top, width and height, have them read so (--boxes xywh)",
         )
+
+
+def _check_finite(imported: Imported, form: BoxForm) -> None:
+    """ImportFault with every box whose numbers are too large to be calculated with."""
+    images = imported.images if not imported.documents else ()  # the service judges those of COCO files
+    drawn = ((image, box) for image in images for box in image.boxes)
+    faults = [f"{image.name}: {box.label}" for image, box in drawn if not isfinite(sum(form.to_xywh(*box[1:])))]
+    if faults:
+        raise ImportFault(f"{imported.source}: boxes are larger than any image", faults, fix="correct their numbers")
 
 
 def _coco(package: Package, left_out: Collection[str]) -> dict[str, Any]:

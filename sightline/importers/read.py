@@ -25,6 +25,8 @@ from sightline.importers import (
 )
 from sightline.importers.files import images_in, is_packed, read_json, read_xml, subfolders, walk
 from sightline.importers.model import TITLES, Format, Imported, ImportFault, in_order, is_image, split_of
+from sightline.importers.names import folded
+from sightline.importers.yolo_labels import texts_of_images
 
 EXPECTED = (
     "a COCO file; a folder per class; YOLO's data.yaml, obj.data or their folder; a folder of Pascal VOC's XML files; "
@@ -162,7 +164,7 @@ def _of_json(content: object) -> Format | None:
 def _of_folder(folder: Path) -> tuple[Format, Path] | None:
     if coco.files_in(folder):
         return Format.COCO, folder
-    if yolo.yaml_of(folder):
+    if (file := yolo.yaml_of(folder)) and not _is_of_folders(folder, file):
         return Format.YOLO, folder
     if datumaro.files_in(folder):
         return Format.DATUMARO, folder
@@ -183,6 +185,17 @@ def _of_folder(folder: Path) -> tuple[Format, Path] | None:
     if voc.looks_like(folder):
         return Format.VOC, folder
     return (Format.FOLDERS, folder) if folders.looks_like(folder) else None
+
+
+def _is_of_folders(folder: Path, file: Path) -> bool:
+    """Whether a yaml lists the classes of a folder per class: no image has a text file, and the names are the same."""
+    if texts_of_images(folder) or not folders.looks_like(folder):
+        return False
+    try:
+        listed = {folded(name) for name in yolo.names_of(file)}
+        return {folded(name) for name in folders.read(folder).categories} <= listed
+    except ImportFault:
+        return False
 
 
 def _annotation_files(folder: Path) -> list[tuple[Format, Path]]:

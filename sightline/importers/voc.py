@@ -1,6 +1,6 @@
 """Pascal VOC: an XML file per image, with the boxes' corners in pixels."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
@@ -17,6 +17,7 @@ from sightline.importers.model import (
     number_of,
     split_of,
 )
+from sightline.importers.per_image import names_for
 from sightline.importers.shapes import OUTLINES, around
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -37,7 +38,7 @@ def read(source: Path) -> Imported:
     images = tuple(
         image
         for name in names
-        if (image := _image(folder / name, name, splits.get(Path(name).stem, ""), notes, faults)) is not None
+        if (image := _image(folder / name, name, _split_in(splits, name), notes, faults)) is not None
     )
     if faults:
         raise ImportFault(f"{source}: {len(faults)} faults", faults)
@@ -46,17 +47,28 @@ def read(source: Path) -> Imported:
     return Imported(Format.VOC, source, folder, images, in_order(images), detection=True, notes=notes.all())
 
 
-def _image_sets(folder: Path) -> dict[str, str]:
-    """The split of each image, from ImageSets/Main if it is there: test, then val, then train."""
-    main = next(
-        (one / "ImageSets" / "Main" for one in (folder, *subfolders(folder)) if (one / "ImageSets").is_dir()), None
-    )
+def _image_sets(folder: Path) -> dict[str, dict[str, str]]:
+    """The split of each image, from ImageSets/Main if it is there, by the folder that has it: test, then val."""
+    return {
+        one.relative_to(folder).as_posix(): _image_sets_in(one / "ImageSets" / "Main")
+        for one in (folder, *subfolders(folder))
+        if (one / "ImageSets").is_dir()
+    }
+
+
+def _image_sets_in(main: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in ("trainval", "train", "val", "test"):
-        file = main / f"{name}.txt" if main else folder / "none"
+        file = main / f"{name}.txt"
         if file.is_file():
             found |= {words[0]: split_of(name) for line in read_text(file).splitlines() if (words := line.split())}
     return found
+
+
+def _split_in(sets: Mapping[str, Mapping[str, str]], name: str) -> str:
+    """The split of an annotation file; of several years, each has its own sets."""
+    meant = [listed for place, listed in sets.items() if len(sets) == 1 or name.startswith(f"{place}/")]
+    return next((split for listed in meant if (split := listed.get(Path(name).stem, ""))), "")
 
 
 def _image(file: Path, name: str, split: str, notes: Notes, faults: list[str]) -> LabelledImage | None:
@@ -68,17 +80,18 @@ def _image(file: Path, name: str, split: str, notes: Notes, faults: list[str]) -
     image = (root.findtext("filename") or "").strip() or path.strip() or file.stem
     if not is_image(Path(image.replace("\\", "/"))):
         image = f"{image}.jpg" if "." not in image else image
+    found, *others = names_for(name, image, path.strip())
     parents = [part for part in Path(name).parts[:-1] if split_of(part)]
     boxes = tuple(_boxes(root.iter("object"), file, notes, faults))
     width, height = (number_of(root.findtext(f"size/{side}")) or None for side in ("width", "height"))
     return LabelledImage(
-        image,
+        found,
         boxes=boxes,
         split=split or (split_of(parents[0]) if parents else ""),
         width=width,
         height=height,
-        other_names=(path.strip() or file.stem, file.with_suffix("").as_posix(), file.stem),
-        id=file.name,
+        other_names=tuple(others),
+        id=name,
     )
 
 

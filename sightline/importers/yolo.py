@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sightline.importers.files import images_in, is_there, read_text, subfolders, walk
+from sightline.importers.files import images_in, is_there, read_text, subfolders
+from sightline.importers.folders import unread_in
 from sightline.importers.model import (
     Box,
     Format,
@@ -21,8 +22,10 @@ from sightline.importers.model import (
     text_of,
 )
 from sightline.importers.shapes import around
+from sightline.importers.yolo_labels import CLASS_LISTS, Labels, is_label, texts_below, texts_of_images
 
-CLASS_LISTS = ("classes.txt", "obj.names", "classes.names", "_darknet.labels", "predefined_classes.txt", "labels.txt")
+PRECEDENCE = ("train", "val", "test", "")  # of splits that have the same image
+NOTHING = ("", "~", "null")  # how a yaml writes that there is none
 POLYGONS = "{count} outlines (polygons or rotated boxes) were turned into the boxes around them"
 
 
@@ -34,13 +37,16 @@ class Layout:
     splits: tuple[tuple[str, tuple[Path, ...]], ...]  # of each split, its folders, lists or images
     names: dict[int, str]
     keypoints: bool = False
+    missing: tuple[str, ...] = ()  # what the yaml names, and is not there
 
 
 def yaml_of(folder: Path) -> Path | None:
     """The file with the classes and splits in a folder, if there is one: data.yaml, or Darknet's obj.data."""
     found = [folder / name for name in ("data.yaml", "dataset.yaml") if (folder / name).is_file()]
-    for file in (*found, *sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])):
-        if content_of(file).keys() & {"names", "nc", "train"}:
+    if file := next((file for file in found if content_of(file).keys() & {"names", "nc", "train"}), None):
+        return file
+    for file in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")]):
+        if content_of(file).keys() & {"names", "nc"}:  # settings of a training may have `train` too
             return file
     return next((place / "obj.data" for place in (folder, *subfolders(folder)) if (place / "obj.data").is_file()), None)
 
@@ -56,15 +62,33 @@ def read(source: Path, images: Path | None = None) -> Imported:
     folder = source if source.is_dir() else source.parent
     file = source if source.is_file() else yaml_of(folder)
     layout = _of_yaml(file, images) if file else _of_folder(folder, images)
-    notes, faults = Notes(), list[str]()
-    found = [image for split, places in layout.splits for image in _split(split, places, layout, notes, faults)]
+    notes, faults, labels = Notes(), list[str](), Labels()
+    found = tuple(
+        LabelledImage(name, boxes=_boxes(labels.of(image), layout, notes, faults), split=split)
+        for name, (image, split) in _placed(layout, notes).items()
+    )
     if faults:
         raise ImportFault(f"{source}: {len(faults)} lines of its labels cannot be read", faults)
     if not found:
         raise ImportFault(f"{source} names no images", fix="add the images, or say where they are with --images")
-    listed = tuple(found)
-    categories = in_order(listed, [layout.names[number] for number in sorted(layout.names)])
-    return Imported(Format.YOLO, source, layout.root, listed, categories, detection=True, notes=notes.all())
+    if not labels.used:
+        raise ImportFault(
+            f"{source}: none of its {len(found)} images has a file of labels",
+            fix="put each image's text file next to it, or into `labels` in place of `images`; "
+            "or choose another form, as --format folders for a folder per class",
+        )
+    _say_left_out(layout, labels, notes)
+    categories = in_order(found, [layout.names[number] for number in sorted(layout.names)])
+    return Imported(Format.YOLO, source, layout.root, found, categories, detection=True, notes=notes.all())
+
+
+def _say_left_out(layout: Layout, labels: Labels, notes: Notes) -> None:
+    if layout.missing:
+        notes.add(f"left out, as it is not there: {', '.join(layout.missing)}")
+    if count := labels.unused():
+        unread = unread_in(layout.root)
+        reason = f"; {unread} cannot be read here: convert them to JPEG or PNG" if unread else ""
+        notes.add(f"{count} files of labels belong to no image and are left out{reason}")
 
 
 def content_of(file: Path) -> dict[str, Any]:
@@ -73,8 +97,7 @@ def content_of(file: Path) -> dict[str, Any]:
         pairs = (line.partition("=") for line in read_text(file).splitlines() if "=" in line)
         values: dict[str, Any] = {key.strip(): value.strip() for key, _, value in pairs}
         listed = _place(file.parent, file, values.get("names", ""))
-        names = read_text(listed).splitlines() if listed and is_there(listed, Path.is_file) else []
-        return {**values, "names": [name.strip() for name in names if name.strip()]}
+        return {**values, "names": _listed(listed) if listed and is_there(listed, Path.is_file) else {}}
     return _yaml(file)
 
 
@@ -82,7 +105,7 @@ def _yaml(file: Path) -> dict[str, Any]:
     import yaml  # noqa: PLC0415 - only YOLO needs it
 
     try:
-        return dict(mapping(yaml.safe_load(read_text(file))))
+        return dict(mapping(yaml.load(read_text(file), yaml.BaseLoader)))  # noqa: S506 - makes only texts, also of `no`
     except yaml.YAMLError as error:
         raise ImportFault(f"{file} cannot be read as YAML: {error}") from None
 
@@ -91,15 +114,18 @@ def _of_yaml(file: Path, images: Path | None) -> Layout:
     content = content_of(file)
     root = images or _root(file, text_of(content.get("path")))
     splits: list[tuple[str, tuple[Path, ...]]] = []
+    missing: list[str] = []
     for key, value in content.items():
         if split := split_of(key):
-            listed = value if isinstance(value, list) else [value]
-            places = [_place(root, file, text_of(one)) for one in listed if text_of(one)]
-            if found := tuple(place for place in places if place):
+            listed = map(text_of, value if isinstance(value, list) else [value])
+            places = {text: _place(root, file, text) for text in listed if text not in NOTHING}
+            missing += (f"{key}: {text}" for text, place in places.items() if not place)
+            if found := tuple(place for place in places.values() if place):
                 splits.append((split, found))
     if not splits:
         splits = list(_by_folders(root))
-    return Layout(_common(root, file, splits), tuple(splits), _names(file, content), "kpt_shape" in content)
+    common, names = _common(root, file, splits), _names(file, content)
+    return Layout(common, tuple(splits), names, "kpt_shape" in content, tuple(missing))
 
 
 def _common(root: Path, file: Path, splits: Iterable[tuple[str, tuple[Path, ...]]]) -> Path:
@@ -117,15 +143,21 @@ def _root(file: Path, path: str) -> Path:
 
 
 def _place(root: Path, file: Path, text: str) -> Path | None:
-    """A split's folder or list. Exports write `../train/images` for a folder next to the yaml."""
+    """A split's folder or list, or an image. Exports write `../train/images` for a folder next to the yaml."""
     path = text.replace("\\", "/")
-    without = "/".join(part for part in path.split("/") if part not in ("", ".", ".."))
-    tails = ["/".join(without.split("/")[number:]) for number in range(len(without.split("/")))]
+    parts = [part for part in path.split("/") if part not in ("", ".", "..")]
+    splits = [number for number, part in enumerate(parts) if split_of(part) and not is_image(Path(path))]
+    tails = ["/".join(parts[number:]) for number in range(max(splits, default=len(parts) - 1) + 1)]
     for base in (root, file.parent):
         for place in (base / path, *(base / tail for tail in tails)):
             if is_there(place):
                 return place
     return None
+
+
+def names_of(file: Path) -> tuple[str, ...]:
+    """The classes in a yaml; ImportFault if it has none."""
+    return tuple(_names(file, content_of(file)).values())
 
 
 def _names(file: Path, content: dict[str, Any]) -> dict[int, str]:
@@ -149,8 +181,12 @@ def _of_folder(folder: Path, images: Path | None) -> Layout:
             f"{folder} has labels in YOLO's form but neither a data.yaml nor a classes.txt",
             fix="add a classes.txt with the name of each class on its line",
         )
-    names = [line.strip() for line in read_text(listed).splitlines()]
-    return Layout(images or folder, tuple(_by_folders(images or folder)), dict(enumerate(filter(None, names))))
+    return Layout(images or folder, tuple(_by_folders(images or folder)), _listed(listed))
+
+
+def _listed(file: Path) -> dict[int, str]:
+    """The classes by the numbers of their lines; an empty line is a number without a class."""
+    return {number: line.strip() for number, line in enumerate(read_text(file).splitlines()) if line.strip()}
 
 
 def _by_folders(root: Path) -> Iterable[tuple[str, tuple[Path, ...]]]:
@@ -162,16 +198,26 @@ def _by_folders(root: Path) -> Iterable[tuple[str, tuple[Path, ...]]]:
     return [("", (root,))]
 
 
-def _split(
-    split: str, places: Iterable[Path], layout: Layout, notes: Notes, faults: list[str]
-) -> Iterable[LabelledImage]:
-    for file in (image for place in places for image in _images(place, layout.root)):
-        boxes = _boxes(_labels_of(file), layout, notes, faults)
-        try:
-            name = file.resolve().relative_to(layout.root.resolve()).as_posix()
-        except ValueError:
-            name = file.as_posix()
-        yield LabelledImage(name, boxes=boxes, split=split)
+def _placed(layout: Layout, notes: Notes) -> dict[str, tuple[Path, str]]:
+    """The file and the split of each image by its name; the first split has an image that several list."""
+    found: dict[str, tuple[Path, str]] = {}
+    for split, places in sorted(layout.splits, key=lambda one: PRECEDENCE.index(one[0])):
+        for file in (image for place in places for image in _images(place, layout.root)):
+            name = _name(file, layout.root)
+            if name not in found:
+                found[name] = file, split
+            elif (first := found[name][1]) != split:
+                notes.count(f"{{count}} images of {split} are in {first} too, and count there only")
+            else:
+                notes.count("{count} images are listed twice, and count once")
+    return found
+
+
+def _name(file: Path, root: Path) -> str:
+    try:
+        return file.resolve().relative_to(root.resolve()).as_posix()
+    except ValueError:
+        return file.as_posix()
 
 
 def _images(place: Path, root: Path) -> list[Path]:
@@ -183,21 +229,8 @@ def _images(place: Path, root: Path) -> list[Path]:
     return [_place(place.parent, place, line) or _place(root, place, line) or root / line for line in lines]
 
 
-def _labels_of(image: Path) -> Path:
-    """The text file of an image: next to it, or in the `labels` folder in place of the last `images`."""
-    beside = image.with_suffix(".txt")
-    parts = list(beside.parts)
-    for number in range(len(parts) - 2, -1, -1):
-        if parts[number] == "images":
-            parts[number] = "labels"
-            moved = Path(*parts)
-            return moved if is_there(moved) or not is_there(beside) else beside
-    apart = image.parent.parent / "labels" / beside.name
-    return apart if is_there(apart) and not is_there(beside) else beside
-
-
-def _boxes(file: Path, layout: Layout, notes: Notes, faults: list[str]) -> tuple[Box, ...]:
-    if not is_there(file, Path.is_file):
+def _boxes(file: Path | None, layout: Layout, notes: Notes, faults: list[str]) -> tuple[Box, ...]:
+    if file is None:
         notes.count("{count} images without a file of labels count as background")
         return ()
     boxes: list[Box] = []
@@ -237,19 +270,8 @@ def _box(words: list[str], layout: Layout, notes: Notes) -> Box | str:
 
 
 def looks_like(folder: Path) -> bool:
-    """Whether the folder has labels in YOLO's form: text files next to a list of classes, or named like images."""
-    texts = [name for name in walk(folder) if name.lower().endswith(".txt")]
-    if class_list_of(folder) is not None:
-        return bool(texts)
-    stems = {Path(name).stem for name in images_in(folder)} if texts else set[str]()
-    return any(_is_label(folder / name) for name in texts if Path(name).stem in stems)
-
-
-def _is_label(file: Path) -> bool:
-    """Whether the file begins with a line of YOLO's."""
-    try:
-        words = next((line.split() for line in read_text(file).splitlines() if line.strip()), [])
-    except ImportFault:
-        return False
-    numbers = [number for word in words if (number := number_of(word)) is not None]
-    return len(words) == len(numbers) >= 5 and numbers[0].is_integer() and all(0 <= one <= 1 for one in numbers[1:5])
+    """Whether text files begin as labels do, or are named like the images; without a list of classes, both."""
+    texts = texts_of_images(folder)
+    if class_list_of(folder) is None:
+        return any(map(is_label, texts))
+    return bool(texts) or any(map(is_label, texts_below(folder)))

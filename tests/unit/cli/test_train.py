@@ -55,6 +55,21 @@ def test_a_test_split_is_the_test_dataset(sightline: Command, fakes: Fakes, tmp_
 
 
 @pytest.mark.usefixtures("ended")
+@pytest.mark.parametrize(
+    ("options", "says"), [((), "too many images look alike or are of rare categories"), (("--test-share", "0"), "")]
+)
+def test_why_nothing_is_set_aside_for_testing(
+    sightline: Command, tmp_path: Path, options: tuple[str, ...], says: str
+) -> None:
+    for number in range(60):
+        exports.picture(tmp_path / "my pets" / ("cat", "dog")[number % 2] / f"{number}.png")
+    outcome = sightline("train", tmp_path / "my pets", *options)
+    assert outcome.code == 0, outcome.err
+    assert says in outcome.err
+    assert ("set some aside" in outcome.err) == bool(says)
+
+
+@pytest.mark.usefixtures("ended")
 def test_a_name_that_is_taken_gets_a_number(sightline: Command, fakes: Fakes, tmp_path: Path) -> None:
     fakes.datasets["datasets/my"] = Dataset(name="datasets/my", state=Dataset.READY)
     fakes.models["models/my-2"] = Model(name="models/my-2")
@@ -85,6 +100,20 @@ def test_what_cannot_be_trained_is_said_before_the_upload(
     assert outcome.code == 1
     assert says in outcome.err
     assert fix in outcome.err
+    assert not fakes.files
+
+
+def test_a_test_split_with_all_images_is_refused_before_the_upload(
+    sightline: Command, fakes: Fakes, tmp_path: Path
+) -> None:
+    names = [f"{number}.jpg" for number in range(4)]
+    exports.pictures(tmp_path / "pets", names)
+    for split in ("train", "val"):
+        exports.coco_file(tmp_path / "pets" / f"{split}.json", names)
+    outcome = sightline("train", tmp_path / "pets")
+    assert outcome.code == 1
+    assert "all images are in the split val, which leaves none for training" in outcome.err
+    assert "list images in the other splits that val does not have" in outcome.err
     assert not fakes.files
 
 

@@ -54,6 +54,19 @@ def test_images_that_look_alike_are_on_the_same_side(package: Package) -> None:
     assert len(cats) == 4
 
 
+@pytest.mark.parametrize(("dtype", "scale"), [("u2", 257), ("u2", 16), ("i4", 1000), ("f4", 1 / 255)])
+def test_deep_samples_are_told_apart(tmp_path: Path, dtype: str, scale: float) -> None:
+    for number in range(60):
+        place = tmp_path / ("cat", "dog")[number % 2] / f"{number}.tiff"
+        noise(place, number)
+        with Image.open(place) as image:
+            deep = (np.asarray(image, "f8") * scale).astype(dtype)
+        Image.fromarray(deep).save(place)
+    _, test = hold_out(pack(read(tmp_path)), 0.2, 0)
+    assert test is not None
+    assert len(test.included) == 12
+
+
 def test_the_same_seed_gives_the_same_parts_and_another_seed_others(package: Package) -> None:
     first, same, other = (hold_out(package, 0.2, seed)[1] for seed in (0, 0, 1))
     assert first is not None

@@ -51,6 +51,8 @@ def test_a_name_that_is_a_files_name_means_that_file(name: str, files: list[str]
         ("../images/1.jpg", "images/1.jpg"),
         ("1.jpg", "train/images/1.jpg"),
         ("0a1b", "images/0a1b.png"),
+        ("2021.05.01 12.30", "images/2021.05.01 12.30.jpg"),
+        ("images/IMG_1.heic", "images/IMG_1.heic.jpg"),
     ],
 )
 def test_a_name_written_elsewhere_is_found(name: str, file: str) -> None:
@@ -73,6 +75,20 @@ def test_a_name_that_is_unclear_means_no_file_and_says_what_is_near(name: str, f
     match = Resolver(files).find(name)
     assert match.path == ""
     assert match.problem.endswith(problem)
+
+
+def test_a_name_without_an_extension_means_the_image_rather_than_another_file() -> None:
+    assert Resolver(["e.jpg", "e.npy"]).find("e").path == "e.jpg"
+    assert Resolver(["e.npy"]).find("e").path == "e.npy"
+
+
+def test_of_several_files_that_a_name_may_mean_the_one_in_the_nearest_folder_is_meant() -> None:
+    resolver = Resolver(
+        ["2007/images/1.jpg", "2012/images/1.jpg", "2012/images/small/2.jpg", "2012/images/large/2.jpg"]
+    )
+    assert resolver.find("1.jpg", near="2012/annotations").path == "2012/images/1.jpg"
+    assert "could be 2007/images/1.jpg or 2012/images/1.jpg" in resolver.find("1.jpg", near="annotations").problem
+    assert "could be" in resolver.find("2.jpg", near="2012/annotations").problem
 
 
 def test_two_names_are_not_taken_for_one_file_because_both_end_like_it() -> None:

@@ -402,6 +402,7 @@ def test_a_name_longer_than_any_files_is_an_image_that_is_not_there(tmp_path: Pa
 
 def test_a_path_longer_than_any_folders_in_a_yaml_is_not_there(tmp_path: Path) -> None:
     pictures(tmp_path / "images", ["1.jpg"])
+    (tmp_path / "images" / "1.txt").write_text("")
     (tmp_path / "data.yaml").write_text(f"path: {'x' * 5000}\ntrain: {'y' * 5000}\nval: images\nnames: [cat]\n")
     assert [image.name for image in read(tmp_path).images] == ["images/1.jpg"]
 

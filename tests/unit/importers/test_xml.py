@@ -1,0 +1,60 @@
+"""XML files in the encodings that tools write, and annotations of CVAT that lack something."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sightline.importers.model import ImportFault
+from sightline.importers.read import read
+from tests.unit.importers.exports import pictures
+
+
+def annotated(file: Path, encoding: str, data_encoding: str) -> Path:
+    pictures(file.parent, ["1.jpg"])
+    box = "<bndbox><xmin>8</xmin><ymin>6</ymin><xmax>48</xmax><ymax>36</ymax></bndbox>"
+    text = f"<annotation><filename>1.jpg</filename><object><name>犬</name>{box}</object></annotation>"
+    file.write_bytes(f"<?xml version='1.0' encoding='{encoding}'?>{text}".encode(data_encoding))
+    return file
+
+
+@pytest.mark.parametrize("encoding", ["UTF-8", "UTF-16", "GBK", "Big5", "Shift_JIS", "EUC-KR", "gb18030"])
+def test_xml_is_read_in_the_encoding_that_it_declares(tmp_path: Path, encoding: str) -> None:
+    annotated(tmp_path / "1.xml", encoding, encoding)
+    assert read(tmp_path).categories == ("犬",)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "says"),
+    [
+        ("utf8mb4", "1.xml declares the encoding utf8mb4, which is not known here"),
+        ("hex", "1.xml declares the encoding hex, which is not known here"),
+        ("EUC-KR", "1.xml is not in EUC-KR, as it declares (byte "),
+    ],
+)
+def test_xml_in_an_unknown_or_another_encoding_is_named_with_what_to_do(
+    tmp_path: Path, encoding: str, says: str
+) -> None:
+    file = annotated(tmp_path / "1.xml", encoding, "UTF-8")
+    with pytest.raises(ImportFault) as caught:
+        read(file)
+    assert says in caught.value.message
+    assert caught.value.fix == f"save {file} as UTF-8, and declare that"
+
+
+@pytest.mark.parametrize(
+    ("mark", "says"),
+    [
+        ("<tag/>", "a tag has no label"),
+        ('<tag label=" "/>', "a tag has no label"),
+        ('<box xtl="8" ytl="6" xbr="48" ybr="36"/>', "a box has no label"),
+        ('<box label="cat" xtl="8" ytl="6" xbr="48"/>', "a box (cat) lacks a coordinate"),
+    ],
+)
+def test_marks_of_cvat_that_lack_something_are_named_with_their_image(tmp_path: Path, mark: str, says: str) -> None:
+    pictures(tmp_path, ["1.jpg"])
+    (tmp_path / "a.xml").write_text(f'<annotations><image id="7" name="1.jpg">{mark}</image></annotations>')
+    with pytest.raises(ImportFault) as caught:
+        read(tmp_path)
+    assert caught.value.faults == (f"image 7, 1.jpg: {says}",)
