@@ -7,7 +7,7 @@ import typer
 from google.protobuf.empty_pb2 import Empty
 from rich.markup import escape
 
-from sightline.cli.console import Json, facts, notes, output, print_json, state, table
+from sightline.cli.console import Json, facts, notes, output, print_json, state, table, warn
 from sightline.cli.formats import moment
 from sightline.cli.reporting import UsageError
 from sightline.cli.result_options import SuggestedThresholds, Threshold, Top
@@ -47,7 +47,8 @@ def create(
         ),
     ] = "",
     download: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Wait, then write the result files to this folder.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Wait, then write the result files to this folder.", file_okay=False),
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until all images are predicted.")] = False,
     json: Json = False,
@@ -73,6 +74,7 @@ def create(
             top=top,
             output=output_uri,
             wait=wait or download is not None,
+            note=warn,
         )
         written = batch.download(download) if download else ()
     if json:

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sightline.cli import drawing, prediction_table
-from sightline.cli.console import Json, notes, output, print_document, print_json, progress_bar, table, to_dict
+from sightline.cli.console import Json, notes, output, print_document, print_json, progress_bar, table, to_dict, warn
 from sightline.cli.formats import percent
 from sightline.cli.frames import Ink, inks_of
 from sightline.cli.lettering import MISSING, replaced
@@ -24,7 +24,8 @@ from sightline.client.progress import silent
 from sightline.client.requests import MAX_IMAGE_BYTES, too_large
 from sightline.client.results.kinds import ModelKind
 from sightline.client.results.prediction import Prediction
-from sightline.importers.model import is_image
+from sightline.client.uploads import image_names
+from sightline.text import shown
 from sightline.v1 import prediction_service_pb2 as service
 
 SHOWN_TAGS = 3
@@ -92,8 +93,8 @@ def _files(images: list[Path]) -> list[Path]:
     for path in images:
         if not path.is_dir():
             files.append(path)
-        elif inside := sorted(file for file in path.rglob("*") if is_image(file) and file.is_file()):
-            files += inside
+        elif inside := image_names(path, warn):
+            files += [path / name for name in inside]
         else:
             raise CommandError(f"{path} has no images", fix="name image files, or a folder that has some")
     return files
@@ -101,7 +102,7 @@ def _files(images: list[Path]) -> list[Path]:
 
 def _refuse_too_large(images: list[Path]) -> None:
     """Raises InvalidImageSize, naming all files that are too large for a message, whatever the service allows."""
-    sizes = {str(file): file.stat().st_size for file in images}
+    sizes = {str(file): file.stat().st_size for file in images if file.is_file()}
     if large := {name: size_bytes for name, size_bytes in sizes.items() if size_bytes > MAX_IMAGE_BYTES}:
         raise too_large(large)
 
@@ -248,10 +249,16 @@ def _where(image: str, drawn: dict[str, Path]) -> list[str]:
 
 
 def _entry(made: Prediction) -> dict[str, object]:
-    """One image as an AnalyzeImagesResponse."""
-    message = service.AnalyzeImagesResponse(id=made.image)
+    """One image as an AnalyzeImagesResponse. Its name need not be UTF-8, as those of messages must."""
+    message = service.AnalyzeImagesResponse()
     if made.error:
-        message.error.CopyFrom(Status.FromString(made.error.details.status))
+        message.error.CopyFrom(_status(made.error))
     elif made.message:
         message.response.CopyFrom(made.message)
-    return to_dict(message)
+    return to_dict(message) | {"id": made.image}
+
+
+def _status(error: SightlineError) -> Status:
+    """The service's status, or one for a file that was not sent."""
+    sent = error.details.status
+    return Status.FromString(sent) if sent else Status(code=error.code, message=shown(error.message))

@@ -13,7 +13,7 @@ COLUMNS = ("image", "category", "confidence", "x", "y", "width", "height", "erro
 def write(file: Path, predictions: Iterable[Prediction]) -> None:
     """Writes the file; boxes are in pixels of the upright image. CommandError if that is impossible."""
     try:
-        with file.open("w", newline="", encoding="utf-8") as target:
+        with file.open("w", newline="", encoding="utf-8", errors="backslashreplace") as target:
             lines = csv.writer(target)
             lines.writerow(COLUMNS)
             for made in predictions:

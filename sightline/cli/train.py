@@ -16,6 +16,7 @@ from sightline.cli.reporting import CommandError
 from sightline.cli.session import session
 from sightline.cli.watching import watching
 from sightline.client.client import Client
+from sightline.client.errors import AlreadyExists
 from sightline.client.names import bare_name
 from sightline.client.plurals import counted
 from sightline.client.results.dataset import Dataset
@@ -64,7 +65,7 @@ def train_photos(
             say(package, notes())
             if test or test_share:
                 _say_parts(training, test)
-        name = free_name(client, photos, name)
+        name = free_name(client, photos, name, tested=test is not None)
         dataset = client.datasets.register(name, training, wait=False, note=warn)
         tested = client.datasets.register(f"{name}-test", test, wait=False, note=warn) if test else None
         ready = client.datasets.wait(dataset)
@@ -108,12 +109,19 @@ def require_classes(package: Package) -> None:
         raise CommandError(f"{imported.source}: there are fewer than {LEAST} images of {listed}", fix=fix)
 
 
-def free_name(client: Client, photos: Path, name: str = "") -> str:
-    """The given name, or one like the folder's that neither a dataset nor a model has; both services must respond."""
-    plain = re.sub(r"[^a-zA-Z0-9._-]+", "-", photos.resolve().stem).strip("-._") or "photos"
-    taken = {bare_name(one.name) for one in (*client.datasets.list(), *client.models.list())}
+def free_name(client: Client, photos: Path, name: str = "", *, tested: bool = False) -> str:
+    """The given name, or one like the folder's that neither a dataset nor a model has; both services must respond.
+
+    AlreadyExists if the given one is taken, or with `tested` that of the test dataset.
+    """
+    taken = {one.name for one in (*client.datasets.list(), *client.models.list())}
     if name:
+        wanted = f"datasets/{name}", f"models/{name}", *((f"datasets/{name}-test",) if tested else ())
+        if there := next((one for one in wanted if one in taken), ""):
+            raise AlreadyExists(f"{there} exists", fix="choose another --name")
         return name
+    taken = set(map(bare_name, taken))
+    plain = re.sub(r"[^a-zA-Z0-9._-]+", "-", photos.resolve().stem).strip("-._") or "photos"
     names = (plain[:200] if number == 1 else f"{plain[:200]}-{number}" for number in range(1, len(taken) + 2))
     return next(name for name in names if name not in taken and f"{name}-test" not in taken)
 

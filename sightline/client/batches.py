@@ -2,10 +2,11 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from warnings import warn
 
 from sightline.client import progress, requests
 from sightline.client.calls import AsyncCalls, Calls
@@ -15,6 +16,7 @@ from sightline.client.quantities import size
 from sightline.client.requests import STORE
 from sightline.client.results.batch import AsyncBatchPrediction, BatchPrediction, BatchPredictionData, ResultFile
 from sightline.client.sending import send_images, send_images_async
+from sightline.client.uploads import images_below
 from sightline.v1 import prediction_service_pb2 as service
 
 COLLECTION = "batchPredictions"
@@ -38,19 +40,26 @@ class BatchPredictions:
         top: int | None = None,
         output: str = "",
         wait: bool = True,
+        note: Callable[[str], None] = warn,
     ) -> BatchPrediction:
         """Predicts all images of a local folder, below an `s3://` uri, or of a dataset; pass one of the two.
 
-        A local folder is uploaded first. `output` is an `s3://` uri for the results, which an operator has opened.
-        Thresholds and `top` are as for `Client.predict`. Raises AlreadyExists, ModelNotFound, ModelNotReady,
-        DatasetNotFound, DatasetNotReady, InvalidUri, InvalidRequest or QuotaExceeded, and, while waiting, the error
-        of a batch prediction that ends as FAILED.
+        A local folder is uploaded first, without hidden folders and images larger than the service accepts; `note`
+        receives what is left out or renamed. `output` is an `s3://` uri for the results, which an operator has opened.
+        Thresholds and `top` are as for `Client.predict`.
+
+        Before anything is uploaded, raises ImagesMissing with every image that cannot be, AlreadyExists, ModelNotFound,
+        ModelNotReady, DatasetNotFound, DatasetNotReady, InvalidUri, InvalidRequest or QuotaExceeded; while waiting, the
+        error of a batch prediction that ends as FAILED.
         """
-        uri = _uri_of(images)
-        if isinstance(uri, Path):
-            uri = send_images(self._calls, name, uri)
-        request = requests.create_batch(model, name, uri, dataset, output, threshold, suggested_thresholds, top)
+        uri = _uri_of(images, dataset)
+        prefix = "" if isinstance(uri, Path) else uri
+        request = requests.create_batch(model, name, prefix, dataset, output, threshold, suggested_thresholds, top)
         rpc = self._calls.stubs.predictions.CreateBatchPrediction
+        if isinstance(uri, Path):
+            local = images_below(uri, note)
+            self._calls.ask(rpc, _trial(request))
+            request.batch_prediction.input_uri_prefix = send_images(self._calls, name, local, note)
         made = BatchPrediction.of(self._calls.ask(rpc, request), self)
         return self.wait(made) if wait else made
 
@@ -125,13 +134,17 @@ class AsyncBatchPredictions:
         top: int | None = None,
         output: str = "",
         wait: bool = True,
+        note: Callable[[str], None] = warn,
     ) -> AsyncBatchPrediction:
         """As `BatchPredictions.create`."""
-        uri = _uri_of(images)
-        if isinstance(uri, Path):
-            uri = await send_images_async(self._calls, name, uri)
-        request = requests.create_batch(model, name, uri, dataset, output, threshold, suggested_thresholds, top)
+        uri = _uri_of(images, dataset)
+        prefix = "" if isinstance(uri, Path) else uri
+        request = requests.create_batch(model, name, prefix, dataset, output, threshold, suggested_thresholds, top)
         rpc = self._calls.stubs.predictions.CreateBatchPrediction
+        if isinstance(uri, Path):
+            local = await asyncio.to_thread(images_below, uri, note)
+            await self._calls.ask(rpc, _trial(request))
+            request.batch_prediction.input_uri_prefix = await send_images_async(self._calls, name, local, note)
         made = AsyncBatchPrediction.of(await self._calls.ask(rpc, request), self)
         return await self.wait(made) if wait else made
 
@@ -184,11 +197,20 @@ class AsyncBatchPredictions:
         return tuple(written)
 
 
-def _uri_of(images: str | Path | None) -> str | Path:
+def _uri_of(images: str | Path | None, dataset: str | Named | None) -> str | Path:
     """A local folder as a path, anything else as it is: the service says what is wrong with it."""
+    if (images is None) == (dataset is None):
+        raise ValueError("pass either `images` or `dataset`")
     if images is None:
         return ""
     return images if isinstance(images, str) and images.startswith(STORE) else Path(images)
+
+
+def _trial(request: service.CreateBatchPredictionRequest) -> service.CreateBatchPredictionRequest:
+    """Asks whether it could be created, before the upload."""
+    trial = service.CreateBatchPredictionRequest(validate_only=True)
+    trial.MergeFrom(request)
+    return trial
 
 
 def _files_of(batch: BatchPredictionData) -> tuple[ResultFile, ...]:

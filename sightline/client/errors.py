@@ -204,7 +204,7 @@ class AnnotationsUnreadable(InvalidArgument):
 
 @dataclass(frozen=True, slots=True)
 class MissingImage:
-    """An image that a COCO file names but that cannot be uploaded."""
+    """An image that an export names, or that is in a folder, but that cannot be uploaded."""
 
     image_id: object
     file_name: str
@@ -212,7 +212,7 @@ class MissingImage:
 
 
 class ImagesMissing(InvalidArgument):
-    """Images that local annotations name do not exist. Nothing was uploaded."""
+    """Images that local annotations name, or that are in a folder, cannot be uploaded. Nothing was uploaded."""
 
     images: tuple[MissingImage, ...] = ()  # all of them; the message lists the first 50
     advice = "name the folder that contains the images with --images, or remove these images from the annotations"
@@ -220,9 +220,18 @@ class ImagesMissing(InvalidArgument):
     @classmethod
     def named(cls, annotations: Path, images: Sequence[MissingImage]) -> Self:
         """The error for an export."""
+        return cls._listing(f"{annotations} names", images, "")
+
+    @classmethod
+    def below(cls, folder: Path, images: Sequence[MissingImage]) -> Self:
+        """The error for a folder."""
+        return cls._listing(f"{folder} has", images, "rename or remove these files")
+
+    @classmethod
+    def _listing(cls, head: str, images: Sequence[MissingImage], fix: str) -> Self:
         lines = _first([f"  {_place(image)}: {image.problem}" for image in images])
-        head = f"{annotations} names {counted(len(images), 'image')} that cannot be uploaded; nothing was uploaded"
-        error = cls("\n".join((head, *lines)))
+        head = f"{head} {counted(len(images), 'image')} that cannot be uploaded; nothing was uploaded"
+        error = cls("\n".join((head, *lines)), fix=fix)
         error.images = tuple(images)
         return error
 

@@ -15,6 +15,7 @@ from sightline.client.transport.addresses import VARIABLES, Addresses
 from sightline.client.transport.channel import DOMAIN, status_of
 from sightline.client.transport.credentials import Credentials
 from sightline.client.transport.diagnosis import diagnose, place_of
+from sightline.text import shown
 
 CONNECT_SECONDS = 1.0
 UNAVAILABLE: int = grpc.StatusCode.UNAVAILABLE.value[0]
@@ -49,7 +50,7 @@ def error_from(status: Status, resource: str = "") -> SightlineError:
 
 def with_file(status: Status, file: str) -> Status:
     """The status with the file's name where the service, which received only bytes, wrote `image`."""
-    named = Status()
+    file, named = shown(file, ""), Status()
     named.CopyFrom(status)
     if _TOO_LARGE.search(status.message):
         named.message = f"{file}: {status.message}"

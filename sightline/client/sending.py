@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 from sightline.client import progress
 from sightline.client.calls import AsyncCalls, Calls
@@ -12,7 +12,7 @@ from sightline.client.errors import UploadAlreadyExists, WrongState
 from sightline.client.names import bare_name
 from sightline.client.plurals import counted
 from sightline.client.quantities import size
-from sightline.client.uploads import LocalFile, LocalSet, digested, images_below, local_set
+from sightline.client.uploads import LocalFile, LocalSet, digested, local_set
 from sightline.importers.package import Package
 from sightline.v1 import dataset_service_pb2 as service
 
@@ -22,6 +22,7 @@ class Sent:
     """The files of an export that are in the store."""
 
     local: LocalSet
+    base_uri: str  # of the upload
     uris: Mapping[str, str]  # of each file, by its path
 
     @property
@@ -35,28 +36,26 @@ def send(calls: Calls, name: str, package: Package, note: Callable[[str], None])
 
     The upload's id is a digest of the files, so that repeating an interrupted call continues its upload.
     """
-    local = _digested(calls.reporter, name, local_set(package))
+    return _sent(calls, name, partial(local_set, package), note)
+
+
+def send_images(calls: Calls, name: str, images: LocalSet, note: Callable[[str], None]) -> str:
+    """Uploads images, as `send` does; returns the uri of their folder in the store."""
+    return _sent(calls, name, images.up_to, note).base_uri
+
+
+def _sent(calls: Calls, name: str, up_to: Callable[[int], LocalSet], note: Callable[[str], None]) -> Sent:
+    """Uploads what is not there yet of the files up to the size that the service names."""
+    local = _digested(calls.reporter, name, up_to(0))
     opened = _opened(calls, local.upload_id)
     if local.has_larger(opened.max_image_bytes):
-        local = _digested(calls.reporter, name, local_set(package, opened.max_image_bytes), local)
+        local = _digested(calls.reporter, name, up_to(opened.max_image_bytes), local)
         opened = _opened(calls, local.upload_id)
     _note_left_out(local, note)
-    return _sent(calls, name, local, opened)
-
-
-def send_images(calls: Calls, name: str, folder: Path) -> str:
-    """Uploads the images below a folder, as `send` does; returns the uri of the folder in the store."""
-    local = _digested(calls.reporter, name, images_below(folder))
-    opened = _opened(calls, local.upload_id)
-    _sent(calls, name, local, opened)
-    return opened.base_uri
-
-
-def _sent(calls: Calls, name: str, local: LocalSet, opened: service.UploadFilesResponse) -> Sent:
     rest = _Rest(name, local, calls.pages(calls.stubs.datasets.ListUploadedFiles, _listing(opened)))
     with rest.progress(calls.reporter) as sent, calls.raising():
         uris = calls.stubs.upload_files(rest.files, sent, opened.upload_id)
-    return Sent(local, rest.uris | uris)
+    return Sent(local, opened.base_uri, rest.uris | uris)
 
 
 def _opened(calls: Calls, upload_id: str) -> service.UploadFilesResponse:
@@ -71,30 +70,29 @@ def _opened(calls: Calls, upload_id: str) -> service.UploadFilesResponse:
 
 async def send_async(calls: AsyncCalls, name: str, package: Package, note: Callable[[str], None]) -> Sent:
     """The asyncio version of `send`; files are read in threads."""
-    local = await asyncio.to_thread(_digested, calls.reporter, name, local_set(package))
+    return await _sent_async(calls, name, partial(local_set, package), note)
+
+
+async def send_images_async(calls: AsyncCalls, name: str, images: LocalSet, note: Callable[[str], None]) -> str:
+    """The asyncio version of `send_images`; files are read in threads."""
+    return (await _sent_async(calls, name, images.up_to, note)).base_uri
+
+
+async def _sent_async(
+    calls: AsyncCalls, name: str, up_to: Callable[[int], LocalSet], note: Callable[[str], None]
+) -> Sent:
+    local = await asyncio.to_thread(_digested, calls.reporter, name, up_to(0))
     opened = await _opened_async(calls, local.upload_id)
     if local.has_larger(opened.max_image_bytes):
-        smaller = local_set(package, opened.max_image_bytes)
+        smaller = up_to(opened.max_image_bytes)
         local = await asyncio.to_thread(_digested, calls.reporter, name, smaller, local)
         opened = await _opened_async(calls, local.upload_id)
     _note_left_out(local, note)
-    return await _sent_async(calls, name, local, opened)
-
-
-async def send_images_async(calls: AsyncCalls, name: str, folder: Path) -> str:
-    """The asyncio version of `send_images`; files are read in threads."""
-    local = await asyncio.to_thread(lambda: _digested(calls.reporter, name, images_below(folder)))
-    opened = await _opened_async(calls, local.upload_id)
-    await _sent_async(calls, name, local, opened)
-    return opened.base_uri
-
-
-async def _sent_async(calls: AsyncCalls, name: str, local: LocalSet, opened: service.UploadFilesResponse) -> Sent:
     rest = _Rest(name, local, await calls.pages(calls.stubs.datasets.ListUploadedFiles, _listing(opened)))
     with rest.progress(calls.reporter) as sent:
         async with calls.raising():
             uris = await calls.stubs.upload_files(rest.files, sent, opened.upload_id)
-    return Sent(local, rest.uris | uris)
+    return Sent(local, opened.base_uri, rest.uris | uris)
 
 
 async def _opened_async(calls: AsyncCalls, upload_id: str) -> service.UploadFilesResponse:

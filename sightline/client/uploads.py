@@ -8,10 +8,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 from sightline.client.errors import AnnotationsUnreadable, ImagesMissing, InvalidRequest, MissingImage
+from sightline.client.plurals import counted
+from sightline.client.quantities import size
 from sightline.client.results.kinds import DatasetKind
-from sightline.importers.model import BoxForm, Format, ImportFault, is_image
-from sightline.importers.package import ImagesUnresolved, Package, pack
+from sightline.importers.files import images_in
+from sightline.importers.folders import unread_in
+from sightline.importers.model import BoxForm, Format, ImportFault
+from sightline.importers.package import ImagesUnresolved, Package, fault_of_upload, pack, upload_path
 from sightline.importers.read import read
+from sightline.text import shown
 from sightline.v1 import dataset_service_pb2 as dataset_service
 
 CHUNK_BYTES = 1024 * 1024  # the most that UploadFiles accepts in one message
@@ -67,6 +72,17 @@ class LocalSet:
         lines = sorted(f"{file.sha256} {file.path}\n" for file in self.files)
         return hashlib.sha256("".join(lines).encode()).hexdigest()[:UPLOAD_ID_DIGITS]
 
+    def up_to(self, max_image_bytes: int) -> "LocalSet":
+        """A set without annotations, without larger images, if the limit is not 0; InvalidRequest if none is left."""
+        large = tuple(file for file in self.files if 0 < max_image_bytes < file.size_bytes)
+        if len(large) == len(self.files):
+            raise InvalidRequest(
+                f"{counted(len(large), 'image')}, and all are larger than {size(max_image_bytes)}",
+                fix="scale them down, or save them as JPEG",
+            )
+        kept = {file.path for file in self.files} - {file.path for file in large}
+        return replace(self, files=tuple(file for file in self.files if file.path in kept), left_out=large)
+
     def has_larger(self, max_image_bytes: int) -> bool:
         """Whether an image has more bytes, if that is not 0."""
         return any(0 < max_image_bytes < file.size_bytes for file in self.files if file.path not in self.annotations)
@@ -120,13 +136,33 @@ def local_set(package: Package, max_image_bytes: int = 0) -> LocalSet:
     return LocalSet((*coco, *found.values()), tuple(file.path for file in coco), kind, large)
 
 
-def images_below(folder: Path) -> LocalSet:
-    """The image files below a folder, under their paths relative to it; InvalidRequest if there are none."""
-    found = sorted(file for file in folder.rglob("*") if is_image(file) and file.is_file())
-    if not found:
+def images_below(folder: Path, note: Callable[[str], None]) -> LocalSet:
+    """The images below a folder, under their paths relative to it, or like these if the service refuses them.
+
+    `note` receives what is renamed or cannot be read. Raises InvalidRequest if there are no images, ImagesMissing with
+    every one that cannot be uploaded.
+    """
+    paths = {name: upload_path(folder / name, folder) for name in image_names(folder, note)}
+    if not paths:
         raise InvalidRequest(f"{folder} has no images", fix="name a folder that has some, or an s3:// uri")
-    files = tuple(LocalFile(file.relative_to(folder).as_posix(), file) for file in found)
-    return LocalSet(files, (), DatasetKind.UNKNOWN)
+    found: dict[str, LocalFile] = {}
+    for name in sorted(paths, key=lambda name: (paths[name] != name, name)):  # those that keep their paths come first
+        while paths[name] in found:
+            paths[name] = f"_{paths[name]}"
+        found[paths[name]] = LocalFile(paths[name], folder / name)
+    faults = [(name, fault_of_upload(folder / name, path)) for name, path in paths.items()]
+    if missing := [MissingImage(None, name, fault) for name, fault in faults if fault]:
+        raise ImagesMissing.below(folder, missing)
+    if renamed := [f"{shown(name, '')} as {path}" for name, path in paths.items() if path != name]:
+        note(f"uploaded under other names, as the store does not accept their own: {', '.join(renamed)}")
+    return LocalSet(tuple(found.values()), (), DatasetKind.UNKNOWN)
+
+
+def image_names(folder: Path, note: Callable[[str], None]) -> list[str]:
+    """The image files below a folder, relative to it, without hidden ones; `note` receives what cannot be read."""
+    if unread := unread_in(folder):
+        note(f"left out, as they cannot be read here: {unread}; convert them to JPEG or PNG")
+    return sorted(images_in(folder))
 
 
 def digested(local: LocalSet, read: Callable[[int], None], known: LocalSet | None = None) -> LocalSet:

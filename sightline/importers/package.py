@@ -117,15 +117,12 @@ def pack(
     illegal: list[Unresolved] = []
     found, notes = paired(imported, [files[image.name, image.split] for image in imported.images])
     for image, file in zip(imported.images, found, strict=True):
-        path = _upload_path(file, imported.folder)
+        path = upload_path(file, imported.folder)
         while taken.setdefault(path, file) != file:
             path = f"_{path}"
         placed.append(Placed(image, file, path))
-        if not file.is_file():
-            illegal.append(Unresolved(image.id, image.name, f"{file} is a link to a file that does not exist"))
-        if fault := fault_of_key(path):
-            problem = f"the path {fault}, which the store does not accept; rename the file"
-            illegal.append(Unresolved(image.id, image.name, problem))
+        if fault := fault_of_upload(file, path):
+            illegal.append(Unresolved(image.id, image.name, fault))
     if illegal:
         raise ImagesUnresolved(imported.source, tuple(illegal))
     _check_names(imported)
@@ -218,10 +215,18 @@ def _problem(name: str, match: Match, folder: Path) -> str:
     return f"there is no file {folder / slashed(name)}" + (f"; {said}" if said else "")
 
 
-def _upload_path(file: Path, folder: Path) -> str:
+def upload_path(file: Path, folder: Path) -> str:
     """A path that the service accepts: relative, with `/`, without characters that are not seen."""
     path = file.relative_to(folder).as_posix() if file.is_relative_to(folder) else file.name
     return replaced(slashed(path), "_")
+
+
+def fault_of_upload(file: Path, path: str) -> str:
+    """Why a file cannot be uploaded under a path; empty if it can."""
+    if not file.is_file():
+        return f"{file} is a link to a file that does not exist"
+    fault = fault_of_key(path)
+    return f"the path {fault}, which the store does not accept; rename the file" if fault else ""
 
 
 def _check_corners(imported: Imported, form: BoxForm) -> None:

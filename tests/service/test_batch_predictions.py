@@ -26,6 +26,7 @@ from services.kit.errors import (
     WrongState,
 )
 from services.predictor.batch import metrics
+from services.predictor.batch.domain import Source
 from services.predictor.batch.states import State
 from services.predictor.settings import PredictorSettings
 from tests.support.batches import MODEL_URI, PREFIX, Batches, Life, Stuck, live, photo, photos, running
@@ -274,6 +275,24 @@ async def test_validate_only_creates_nothing() -> None:
         assert (await batches.create(validate_only=True)).revision == 0
         with pytest.raises(NotFound):
             await batches.get()
+
+
+async def test_before_the_upload_everything_but_the_images_is_checked() -> None:
+    async with running(Batches()) as batches:
+        made = await batches.create(input_uri_prefix="", validate_only=True)
+        assert (made.revision, made.value.source, made.value.bundle.uri) == (0, Source(), MODEL_URI)
+        await batches.put(photos(1))
+        await batches.create("taken")
+        refused: list[tuple[dict[str, Any], type[Exception]]] = [
+            ({"id_": "taken"}, AlreadyExists),
+            ({"id_": "my birds"}, InvalidName),
+            ({"model_name": "models/gone"}, ModelNotFound),
+            ({"score_threshold": 2.0}, InvalidRequest),
+            ({"output_uri_prefix": "s3://sightline/elsewhere"}, UnreadableUri),
+        ]
+        for wrong, error in refused:
+            with pytest.raises(error):
+                await batches.create(input_uri_prefix="", validate_only=True, **wrong)
 
 
 # Its life.

@@ -4,7 +4,7 @@ import asyncio
 import os
 import shutil
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import mkdtemp
@@ -16,6 +16,7 @@ from services.gateway.errors import Problem, Refusal
 from services.gateway.studio.visit import Visit
 from services.kit.errors import Overloaded
 from sightline.importers.model import BoxForm, Format
+from sightline.v1.dataset_service_pb2 import UploadFilesHeader, UploadFilesRequest
 
 READER = "services.gateway.studio.reading"
 READ = (
@@ -40,9 +41,14 @@ class Drop(msgspec.Struct, frozen=True):
 
 
 async def understand(visit: Visit) -> Response:
-    """Says what an export holds and what to upload of it, or what is wrong with it. Nothing of it is kept."""
+    """Says what an export holds and what to upload of it, or what is wrong with it. Nothing of it is kept.
+
+    The upload of its images is begun, which says how large one may be.
+    """
     await visit.project()  # asks the services who the caller is: those whom they refuse get no further
     limit = visit.site.settings.max_image_batch_bytes
+    opened = await visit.session.send(visit.session.services.datasets.UploadFiles, _header(visit.query("upload")))
+    largest = min(limit, opened.max_image_bytes or limit)
     body = await visit.bytes(limit)
     async with _turn(visit.site.reading), _folder() as folder:
         try:
@@ -50,9 +56,13 @@ async def understand(visit: Visit) -> Response:
         except Unfit as error:
             message = visit.site.text(error.key, **error.values)
             raise Refusal(Problem(400, "FilesUnreadable", message)) from None
-        order = msgspec.structs.asdict(drop) | {"files": None, "folder": str(folder), "max_image_bytes": limit}
+        order = msgspec.structs.asdict(drop) | {"files": None, "folder": str(folder), "max_image_bytes": largest}
         answer = await _read(msgspec.json.encode(order))
     return Response(answer, media_type="application/json")
+
+
+async def _header(upload: str) -> AsyncIterator[UploadFilesRequest]:
+    yield UploadFilesRequest(header=UploadFilesHeader(upload_id=upload))
 
 
 class Unfit(ValueError):

@@ -100,6 +100,7 @@ def understood(package: Package, folder: Path, max_image_bytes: int) -> Json:
         "kind": "detection" if imported.detection else "classification",
         "images": [[_within(folder, file), path] for path, file in files.items() if path not in large],
         "large": [_within(folder, files[path]) for path in large],
+        "max_image_bytes": max_image_bytes,
         "annotations": _annotations(folder, package, large),
         "categories": [[name, *counts] for name, counts in imported.counts.items() if counts[1]],
         "unlabelled": sum(not image.labels and not image.boxes for image in imported.images),

@@ -76,7 +76,9 @@ class BatchPredictions:
         check_caller_fields("batch_prediction", new.display_name, {})
         check_request_id(new.request_id)
         check_model(new.model_name, "batch_prediction.model_name")
-        if bool(new.input_uri_prefix) == bool(new.dataset_name):
+        sources = bool(new.input_uri_prefix) + bool(new.dataset_name)
+        fewest = 0 if validate_only else 1  # a caller may ask before it uploads the images
+        if not fewest <= sources <= 1:
             problem = "set it or dataset_name, and not both: they say which images to predict."
             raise InvalidRequest(field="batch_prediction.input_uri_prefix", problem=problem)
         options = new.score_threshold, new.max_results, new.use_suggested_thresholds
@@ -123,12 +125,17 @@ class BatchPredictions:
         )
 
     async def _source(self, new: NewBatch) -> tuple[Source, int]:
-        """Where the images are, and how many as far as that matters: all are counted only if compute is limited."""
+        """Where the images are, and how many as far as that matters: all are counted only if compute is limited.
+
+        Nowhere, and none, if the caller has not said it yet.
+        """
         if new.dataset_name:
             parse(new.dataset_name, "datasets", field="batch_prediction.dataset_name")
             dataset = await self.datasets.get(new.dataset_name)
             source = Source(dataset=dataset.name, version=dataset.version, manifest_key=dataset.manifest_key)
             return source, dataset.image_count
+        if not new.input_uri_prefix:
+            return Source(), 0
         prefix = self.settings.reach.folder(new.input_uri_prefix, self.blobs.bucket, acting_project())
         enough = self.settings.max_batch_images if self.quotas.limits_compute(acting_project()) else 1
         count = await count_images(self.blobs, prefix, enough)

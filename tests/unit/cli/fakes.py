@@ -397,13 +397,17 @@ class PredictionFake(ps_grpc.PredictionServiceServicer):
 
     def CreateBatchPrediction(self, request: ps.CreateBatchPredictionRequest, context: grpc.ServicerContext) -> Any:
         self.fakes.check(context, "CreateBatchPrediction", request)
+        if request.validate_only and f"batchPredictions/{request.batch_prediction_id}" in self.fakes.batches:
+            taken = status(grpc.StatusCode.ALREADY_EXISTS, "AlreadyExists", f"{request.batch_prediction_id} exists.")
+            context.abort_with_status(rpc_status.to_status(taken))
         made = BatchPrediction(name=f"batchPredictions/{request.batch_prediction_id}", state=BatchPrediction.SUCCEEDED)
         made.MergeFrom(request.batch_prediction)
         made.progress.images_done, made.progress.images_failed, made.progress.images_total = 3, 1, 4
         for name, content in self.fakes.results.items():
             uri, digest = f"s3://sightline/out/{name}", hashlib.sha256(content).hexdigest()
             made.result_files.add(file_name=name, uri=uri, size_bytes=len(content), sha256=digest)
-        self.fakes.batches[made.name] = made
+        if not request.validate_only:
+            self.fakes.batches[made.name] = made
         return made
 
     def GetBatchPrediction(self, request: ps.GetBatchPredictionRequest, context: grpc.ServicerContext) -> Any:

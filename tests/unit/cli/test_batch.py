@@ -29,7 +29,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def created(fakes: Fakes) -> pb.BatchPrediction:
-    (request,) = [one for one in fakes.requests if isinstance(one, ps.CreateBatchPredictionRequest)]
+    asked = [one for one in fakes.requests if isinstance(one, ps.CreateBatchPredictionRequest)]
+    (request,) = [one for one in asked if not one.validate_only]
     assert request.request_id
     return request.batch_prediction
 
@@ -46,6 +47,40 @@ def test_a_local_folder_is_uploaded_and_predicted_and_its_results_downloaded(
     assert {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()} == RESULTS
     for part in ("batchPredictions/nightly", "3 of 4", "failures.json", f"wrote {tmp_path / 'out' / 'results.json'}"):
         assert part in outcome.out
+
+
+@pytest.mark.parametrize("reason", ["AlreadyExists", "ModelNotFound"])
+def test_name_and_model_are_checked_before_the_upload(
+    sightline: Command, fakes: Fakes, folder: Path, reason: str
+) -> None:
+    fakes.errors["CreateBatchPrediction"] = [status(grpc.StatusCode.NOT_FOUND, reason, "It cannot be created.")]
+    outcome = sightline("batch", "create", "birds", "nightly", folder)
+    assert (outcome.code, "It cannot be created" in outcome.err, fakes.files) == (5, True, {}), outcome.err
+
+
+def test_images_that_the_service_finds_too_large_are_left_out_and_named(
+    sightline: Command, fakes: Fakes, folder: Path
+) -> None:
+    fakes.max_image_bytes = 20
+    (folder / "huge.jpg").write_bytes(bytes(21))
+    outcome = sightline("batch", "create", "birds", "nightly", folder)
+    assert (outcome.code, set(fakes.files)) == (0, {"a.jpg", "deeper/b.PNG"}), outcome.err
+    assert "left out 1 image that the service finds too large: huge.jpg (21 B)" in outcome.err
+
+
+def test_a_folder_of_which_nothing_can_be_sent_is_refused(sightline: Command, fakes: Fakes, folder: Path) -> None:
+    fakes.max_image_bytes = 4
+    outcome = sightline("batch", "create", "birds", "nightly", folder)
+    assert (outcome.code, "all are larger than 4 B" in outcome.err, fakes.files) == (3, True, {}), outcome.err
+
+
+def test_what_is_renamed_or_unreadable_is_said(sightline: Command, fakes: Fakes, folder: Path) -> None:
+    for name in ("x\u200by.jpg", "deeper\\c.png", "phone.heic"):
+        (folder / name).write_bytes(b"")
+    outcome = sightline("batch", "create", "birds", "nightly", folder)
+    assert (outcome.code, set(fakes.files)) == (0, {"a.jpg", "deeper/b.PNG", "deeper/c.png", "x_y.jpg"}), outcome.err
+    assert r"other names, as the store does not accept their own: deeper\c.png as deeper/c.png" in outcome.err
+    assert "cannot be read here: 1 .heic file; convert them" in outcome.err
 
 
 def test_images_in_the_store_or_in_a_dataset_are_not_uploaded(sightline: Command, fakes: Fakes) -> None:
@@ -146,7 +181,9 @@ def test_results_before_the_end_are_refused_with_what_to_do(sightline: Command, 
     )
 
 
-def test_the_client_returns_typed_batch_predictions(sightline: Command, fakes: Fakes, tmp_path: Path) -> None:
+def test_the_client_returns_typed_batch_predictions(
+    sightline: Command, fakes: Fakes, folder: Path, tmp_path: Path
+) -> None:
     fakes.results = RESULTS
     with Client(progress=False) as client:
         batch = client.batch_predictions.create("birds", "one", "s3://sightline/shared/2026")
@@ -156,13 +193,22 @@ def test_the_client_returns_typed_batch_predictions(sightline: Command, fakes: F
         assert [path.name for path in batch.download(tmp_path)] == list(RESULTS)
         with pytest.raises(ValueError, match="pass only one of them"):
             client.batch_predictions.create("m", "n", "s3://x/y", threshold=0.1, suggested_thresholds=True)
+        with pytest.raises(ValueError, match="either `images` or `dataset`"):
+            client.batch_predictions.create("m", "n", folder, dataset="d")
 
 
 async def test_so_does_the_asyncio_client(sightline: Command, fakes: Fakes, folder: Path, tmp_path: Path) -> None:
     fakes.results = RESULTS
     off = status(grpc.StatusCode.FAILED_PRECONDITION, "BatchPredictionsOff", "This predictor does without.")
+    (folder / "huge.jpg").write_bytes(bytes(fakes.max_image_bytes + 1))
+    said: list[str] = []
     async with AsyncClient(progress=False) as client:
-        batch = await client.batch_predictions.create("birds", "one", folder)
+        batch = await client.batch_predictions.create("birds", "one", folder, note=said.append)
+        assert (set(fakes.files), len(said)) == ({"a.jpg", "deeper/b.PNG"}, 1)
+        fakes.files.clear()
+        with pytest.raises(errors.AlreadyExists):
+            await client.batch_predictions.create("birds", "one", folder, note=said.append)
+        assert not fakes.files
         assert [path.name for path in await batch.download(tmp_path / "out")] == list(RESULTS)
         assert [one.name for one in await client.batch_predictions.list()] == ["batchPredictions/one"]
         assert (await client.batch_predictions.cancel(batch)).state == "CANCELLING"

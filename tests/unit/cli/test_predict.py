@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -50,16 +51,42 @@ def test_the_output_for_several_images_is_one_json_document(sightline: Command, 
 
 def test_a_folder_stands_for_its_images_in_order(sightline: Command, image_file: Path, tmp_path: Path) -> None:
     folder = tmp_path / "photos"
-    for name in ("b/2.PNG", "a/1.png", ".hidden.png", "notes.txt"):
+    for name in ("b/2.PNG", "a/1.png", ".hidden.png", ".thumbnails/1.png", "__MACOSX/b/2.PNG", "notes.txt", "c.heic"):
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(image_file.read_bytes())
-    answers = json.loads(sightline("predict", "m", folder, "--json").out)
-    assert [answer["id"] for answer in answers] == [str(folder / "a/1.png"), str(folder / "b/2.PNG")]
+    shown = sightline("predict", "m", folder, "--json")
+    assert [answer["id"] for answer in json.loads(shown.out)] == [str(folder / "a/1.png"), str(folder / "b/2.PNG")]
+    assert "cannot be read here: 1 .heic file; convert" in shown.err
     (tmp_path / "empty").mkdir()
     outcome = sightline("predict", "m", tmp_path / "empty")
     assert outcome.code != 0
     assert "empty has no images" in outcome.err.replace("\n", "")
+
+
+def test_an_image_that_cannot_be_read_is_named_and_the_others_are_predicted(
+    sightline: Command, image_file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "dead.jpg").symlink_to(tmp_path / "gone.jpg")
+    outcome = sightline("predict", "m", tmp_path, "--json")
+    dead, good = json.loads(outcome.out)
+    assert (outcome.code, good["id"], "response" in good) == (3, str(image_file), True)
+    assert (dead["error"]["code"], "dead.jpg cannot be read" in dead["error"]["message"]) == (3, True)
+    assert "dead.jpg cannot be read" in outcome.err
+
+
+def test_a_name_that_is_no_text_is_written_in_every_form(
+    sightline: Command, fakes: Fakes, image_file: Path, tmp_path: Path
+) -> None:
+    odd = tmp_path / "odd" / os.fsdecode(b"n\xff.jpg")
+    odd.parent.mkdir()
+    odd.write_bytes(image_file.read_bytes())
+    refused = status(grpc.StatusCode.INVALID_ARGUMENT, "InvalidImageSize", "image: is small", file="image")
+    fakes.errors["AnalyzeImage"] = [refused]
+    (answer,) = json.loads(sightline("predict", "m", odd.parent, "--json").out)
+    assert (Path(answer["id"]), r"n\udcff.jpg: is small" in answer["error"]["message"]) == (odd, True)
+    assert sightline("predict", "m", odd.parent, "--csv", tmp_path / "out.csv").code == 0
+    assert rf"{odd.parent}/n\udcff.jpg,cat," in (tmp_path / "out.csv").read_text("utf-8")
 
 
 def test_a_csv_file_has_a_line_for_each_tag_and_each_error(

@@ -112,6 +112,27 @@ def test_files_too_large_for_a_call_are_reported_with_size_limit_and_fix_before_
     assert largest.ByteSize() <= MAX_MESSAGE_BYTES
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("batch", "download", "b", "link"),
+        ("datasets", "export", "d", "link"),
+        ("predict", "m", "p.png", "--draw", "link"),
+    ],
+)
+def test_a_folder_that_cannot_be_written_is_named(
+    sightline: Command, fakes: Fakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+):
+    monkeypatch.chdir(tmp_path)
+    Path("link").symlink_to("gone")
+    Image.new("RGB", (64, 64)).save("p.png")
+    fakes.results = {"results.json": b"[]"}
+    sightline("batch", "create", "m", "b", "s3://sightline/shared")
+    outcome = sightline(*words)
+    assert (outcome.code, "link cannot be read or written: " in outcome.err) == (1, True), outcome.err
+    assert "fix: correct the path, or its permissions" in outcome.err
+
+
 def test_the_largest_file_is_announced_first_so_that_one_too_large_is_refused_before_the_others_are_sent(
     sightline: Command, fakes: Fakes, coco: Path
 ) -> None:

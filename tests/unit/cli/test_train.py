@@ -81,6 +81,18 @@ def test_a_name_that_is_taken_gets_a_number(sightline: Command, fakes: Fakes, tm
     assert json.loads(fakes.files["annotations.json"])["images"]
 
 
+@pytest.mark.parametrize("taken", ["datasets/my-pets", "datasets/my-pets-test", "models/my-pets"])
+def test_a_given_name_that_is_taken_is_said_before_the_upload(
+    sightline: Command, fakes: Fakes, tmp_path: Path, taken: str
+) -> None:
+    fakes.datasets |= {taken: Dataset(name=taken)} if taken.startswith("datasets") else {}
+    fakes.models |= {taken: Model(name=taken)} if taken.startswith("models") else {}
+    exports.folder_per_class(tmp_path / "pets", ("train", "test"))
+    outcome = sightline("train", tmp_path / "pets", "--name", "my-pets")
+    assert (outcome.code, f"{taken} exists" in outcome.err, fakes.files) == (6, True, {}), outcome.err
+    assert "fix: choose another --name" in outcome.err
+
+
 @pytest.mark.parametrize(
     ("files", "says", "fix"),
     [

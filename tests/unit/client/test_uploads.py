@@ -9,7 +9,7 @@ import pytest
 
 from sightline.client import uploads
 from sightline.client.errors import ImagesMissing
-from sightline.client.uploads import LocalFile
+from sightline.client.uploads import LocalFile, images_below
 
 
 def test_uploads_go_in_batches_of_bounded_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,3 +41,41 @@ def test_an_image_whose_path_no_store_accepts_is_named_before_anything_is_upload
     coco.write_text(json.dumps({"images": [{"id": 1, "file_name": name}]}))
     with pytest.raises(ImagesMissing, match="the path is longer than 1024 bytes, which the store does not accept"):
         uploads.files_of(coco)
+
+
+def put(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(name.encode())
+
+
+def test_of_a_folder_only_what_a_person_sees_is_uploaded(tmp_path: Path) -> None:
+    put(tmp_path, "a.jpg", "b/c.PNG", "notes.txt", ".thumbnails/a.jpg", "__MACOSX/b/c.PNG", "b/.c.jpg")
+    assert {file.path for file in images_below(tmp_path, pytest.fail).files} == {"a.jpg", "b/c.PNG"}
+
+
+def test_names_that_the_store_refuses_are_changed_to_free_ones_and_noted(tmp_path: Path) -> None:
+    put(tmp_path, "b\\c.jpg", "b/c.jpg", "x\u200by.jpg", "x_y.jpg", "new\nline.jpg")
+    said: list[str] = []
+    files = images_below(tmp_path, said.append).files
+    assert {file.path: file.file.relative_to(tmp_path).as_posix() for file in files} == {
+        "b/c.jpg": "b/c.jpg",
+        "_b/c.jpg": "b\\c.jpg",
+        "x_y.jpg": "x_y.jpg",
+        "_x_y.jpg": "x\u200by.jpg",
+        "new_line.jpg": "new\nline.jpg",
+    }
+    (text,) = said
+    for one in (r"b\c.jpg as _b/c.jpg", r"x\u200by.jpg as _x_y.jpg", r"new\u000aline.jpg as new_line.jpg"):
+        assert one in text
+
+
+def test_of_a_folder_every_image_that_cannot_be_uploaded_is_named_with_the_fix(tmp_path: Path) -> None:
+    put(tmp_path, "a.jpg", "/".join(["n" * 200] * 6) + ".png")
+    (tmp_path / "dead.jpg").symlink_to(tmp_path / "gone.jpg")
+    with pytest.raises(ImagesMissing, match="has 2 images that cannot be uploaded") as caught:
+        images_below(tmp_path, pytest.fail)
+    assert [image.file_name[:8] for image in caught.value.images] == ["dead.jpg", "nnnnnnnn"]
+    assert "dead.jpg: " in caught.value.message
+    assert "is a link to a file that does not exist" in caught.value.message
+    assert caught.value.fix == "rename or remove these files"

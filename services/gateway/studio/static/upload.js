@@ -61,10 +61,11 @@ async function understand() {
   document.getElementById("reading").hidden = false;
   try {
     if (!dropped.files.length) throw new Error(text.no_files);
-    const found = await send(`${root}/drops`, await described(), text.unreachable);
+    const name = [...crypto.getRandomValues(new Uint8Array(8))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+    const found = await send(`${root}/drops?upload=${name}`, await described(), text.unreachable);
     if (turn !== latest) return;
     if (found.problem) throw refused(found.problem);
-    plan = found;
+    plan = {...found, upload: name};
     show();
   } catch (error) {
     if (turn === latest) { fail(error); understood.hidden = true; }
@@ -108,7 +109,7 @@ function noted(categories) {
   if (categories > BARS) said.push(fill(text.more_categories, {count: categories - BARS}));
   if (plan.unlabelled) said.push(fill(text.unlabelled, {count: plan.unlabelled}));
   if (images.length) said.push(fill(text.unnamed, {count: images.length, names: named(images)}));
-  if (plan.large.length) said.push(fill(text.too_large, {count: plan.large.length, limit: size(limit), names: named(plan.large)}));
+  if (plan.large.length) said.push(fill(text.too_large, {count: plan.large.length, limit: size(plan.max_image_bytes), names: named(plan.large)}));
   if (others.length) said.push(fill(text.left_out, {count: others.length, names: named(others)}));
   if (plan.unused.length) said.push(fill(text.unused, {names: plan.unused.slice(0, 4 * NAMED).join(", ")}));
   return [...said, ...plan.notes];
@@ -150,8 +151,7 @@ async function deliver(upload, path, body) {
 
 /** Sends the images and the annotation file; resolves to the uri of the latter. */
 async function upload() {
-  const name = [...crypto.getRandomValues(new Uint8Array(8))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
-  const files = new Map(dropped.files.map((file) => [file.path, file])), labels = plan.annotations;
+  const name = plan.upload, files = new Map(dropped.files.map((file) => [file.path, file])), labels = plan.annotations;
   const waiting = plan.images.map(([path, to]) => async () => deliver(name, to, await files.get(path).read()));
   let uri = "";
   waiting.push(async () => {

@@ -13,6 +13,7 @@ import pytest
 from services.gateway.studio.drops import MAX_FILES, MAX_READ, READ, Unfit, lay_out
 from services.gateway.studio.text import Text
 from sightline.importers.model import BoxForm, Format
+from sightline.v1.dataset_service_pb2 import UploadFilesRequest, UploadFilesResponse
 from tests.support.studio import browser
 from tests.unit.importers import exports
 
@@ -33,11 +34,17 @@ def body(files: Files, *, name: str = "photos", **choice: Any) -> bytes:
     return b"\n".join((head, b"".join(content for _, content in sent)))
 
 
+def opened(parts: list[UploadFilesRequest]) -> UploadFilesResponse:
+    """An upload that may have images of 64 KiB."""
+    assert [part.header.upload_id for part in parts] == ["u1"]
+    return UploadFilesResponse(upload_id="u1", max_image_bytes=65536)
+
+
 async def read(files: Files, *, limit: int = 1024**2, **choice: Any) -> Any:
     """What the page gets."""
-    async with browser({}, max_image_batch_bytes=limit) as one:
+    async with browser({"UploadFiles": opened}, max_image_batch_bytes=limit) as one:
         await one.open("/studio/new")
-        response = await one.send("/studio/drops", body(files, **choice))
+        response = await one.send("/studio/drops?upload=u1", body(files, **choice))
     assert response.status_code == 200, response.text
     return response.json()
 
@@ -107,10 +114,11 @@ async def test_ids_that_are_no_numbers_are_replaced_so_that_labels_can_be_correc
     assert (content["images"][0]["id"], content["annotations"][0]["image_id"]) == (1, 1)
 
 
-async def test_images_that_are_too_large_are_left_out_of_the_labels(tmp_path: Path):
-    files = files_below(exports.folder_per_class(tmp_path)) | {"cat/huge.jpg": b"x" * 5000}
-    found = await read(files, limit=4096)
-    assert found["large"] == ["cat/huge.jpg"]
+@pytest.mark.parametrize(("limit", "most"), [(4096, 4096), (1024**2, 65536)], ids=["gateway", "dataset service"])
+async def test_images_that_are_too_large_are_left_out_of_the_labels(limit: int, most: int, tmp_path: Path):
+    files = files_below(exports.folder_per_class(tmp_path)) | {"cat/huge.jpg": b"x" * (most + 1)}
+    found = await read(files, limit=limit)
+    assert (found["large"], found["max_image_bytes"]) == (["cat/huge.jpg"], most)
     assert "huge" not in found["annotations"]["content"]
 
 
@@ -216,19 +224,19 @@ def test_nothing_is_kept_on_the_server(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("path", ["../{a}.json", "x" * 300, "a.json"])
 async def test_files_that_cannot_be_laid_out_are_named_on_the_page(path: str):
-    async with browser({}) as one:
+    async with browser({"UploadFiles": opened}) as one:
         await one.open("/studio/new")
         sent = body({path: b"{}"}).replace(b"files", b"fils" if path == "a.json" else b"files")
-        response = await one.send("/studio/drops", sent)
+        response = await one.send("/studio/drops?upload=u1", sent)
     assert response.status_code == 400
     assert path in response.text or "cannot be read" in response.text
     assert "<html" not in response.text
 
 
 async def test_labels_that_are_too_large_are_refused_unread(tmp_path: Path):
-    async with browser({}, max_image_batch_bytes=1024) as one:
+    async with browser({"UploadFiles": opened}, max_image_batch_bytes=1024) as one:
         await one.open("/studio/new")
-        response = await one.send("/studio/drops", body({"a.json": b" " * 2048}))
+        response = await one.send("/studio/drops?upload=u1", body({"a.json": b" " * 2048}))
     assert response.status_code == 413
 
 
