@@ -11,10 +11,10 @@ from sightline.importers.model import (
     LabelledImage,
     in_order,
     mapping,
-    number_of,
     objects,
     text_of,
 )
+from sightline.importers.shapes import four_of
 
 
 def is_fiftyone(content: object) -> bool:
@@ -47,10 +47,10 @@ def _image(name: str, value: object, classes: list[str], faults: list[str]) -> L
         return LabelledImage(name, (label,) if label else (), id=name)
     boxes: list[Box] = []
     for number, mark in enumerate(objects(value) or objects(mapping(value).get("detections")), 1):
-        numbers = [one for side in mark.get("bounding_box") or () if (one := number_of(side)) is not None]
+        box = four_of(mark.get("bounding_box"))
         label = _named(mark.get("label"), classes)
-        if label and len(numbers) == 4:
-            boxes.append(Box(label, numbers[0], numbers[1], numbers[2], numbers[3]))
+        if label and box:
+            boxes.append(Box(label, *box))
         else:
             faults.append(f"{name}, object {number}: it lacks a label, or one of four numbers in bounding_box")
     return LabelledImage(name, boxes=tuple(boxes), id=name)

@@ -59,12 +59,22 @@ def test_the_box_around_an_outline_is_no_box_to_convert(tmp_path: Path) -> None:
         ({"size": [4, 5], "counts": [20]}, None),
         ({"size": [4, 5], "counts": "cut off in the middle o"}, None),
         ({"size": [], "counts": "PYd1"}, None),
+        ({"size": [0.5, 1], "counts": [0, 5]}, None),
+        ({"size": [4, 5], "counts": [1e400, 5]}, None),
+        ({"size": [4, 5], "counts": [6, -3, 17]}, None),
         ([[]], None),
         ("mask.png", None),
     ],
 )
 def test_the_box_around_a_mask(segmentation: Any, box: Any) -> None:
     assert around_segmentation(segmentation) == box
+
+
+@pytest.mark.parametrize(
+    "outline", [[8, 6, None, 6, 48, 36], [8, 6, "x", 36], [8, 6, 48], [[8, 6, 48, 36], [8, None, 48, 36]]]
+)
+def test_an_outline_that_lacks_a_number_has_no_box(outline: Any) -> None:
+    assert around_segmentation(outline) is None, "x and y after the gap would be taken for each other"
 
 
 def test_numbers_that_are_not_json_count_as_missing(tmp_path: Path) -> None:

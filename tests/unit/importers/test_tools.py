@@ -225,6 +225,33 @@ def test_open_images_codes_are_replaced_by_names(tmp_path: Path) -> None:
     assert read(folder).categories == ("cat", "dog")
 
 
+@pytest.mark.parametrize(
+    "mark",
+    [
+        {"type": "polygon", "points": [8, 6, None, 6, 48, 36]},
+        {"type": "polyline", "points": [8, 6, 48]},
+        {"type": "bbox", "bbox": [8, None, 6, 40, 30]},
+        {"type": "bbox", "bbox": 5},
+    ],
+)
+def test_a_shape_of_datumaro_that_lacks_a_number_is_named(tmp_path: Path, mark: dict[str, Any]) -> None:
+    items = [{"id": "1", "annotations": [{**mark, "label_id": 0}]}]
+    labels = {"label": {"labels": [{"name": "cat"}]}}
+    folder = written(tmp_path, "a.json", json.dumps({"categories": labels, "items": items}))
+    with pytest.raises(ImportFault) as caught:
+        read(folder)
+    assert caught.value.faults == (f"1, annotation 1 (cat): a {mark['type']} lacks a number",)
+
+
+@pytest.mark.parametrize("box", [5, True, [0.1, 0.1, 0.5], [0.1, None, 0.1, 0.5, 0.5]])
+def test_a_box_of_fiftyone_without_four_numbers_is_named(tmp_path: Path, box: Any) -> None:
+    labels = {"1": {"detections": [{"label": "cat", "bounding_box": box}]}}
+    folder = written(tmp_path, "labels.json", json.dumps({"classes": ["cat"], "labels": labels}))
+    with pytest.raises(ImportFault) as caught:
+        read(folder)
+    assert caught.value.faults == ("1, object 1: it lacks a label, or one of four numbers in bounding_box",)
+
+
 @pytest.mark.parametrize("place", ["", "C:\\data\\", "/home/me/data/"])
 def test_darknet(tmp_path: Path, place: str) -> None:
     pictures(tmp_path / "obj", ["1.jpg", "2.jpg"])
