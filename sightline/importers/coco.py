@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -185,18 +185,26 @@ def _outlined(annotations: list[dict[str, Any]], notes: Notes) -> dict[int, Xywh
 
 def _marks(content: Mapping[str, Any], names: Mapping[str, str], outlined: Mapping[int, Xywh]) -> dict[str, list[Box]]:
     """The boxes by the key of their image, for counting; the service judges their numbers."""
-    images = objects(content.get("images"))
-    files = Counter(text_of(one.get("file_name")) for one in images)
-    by_file = {name: key_of(one.get("id")) for one in images if files[name := text_of(one.get("file_name"))] == 1}
-    ids, labels = {key_of(one.get("id")) for one in images}, set(names.values())
+    ids, labels = ids_of_images(objects(content.get("images"))), set(names.values())
     marks: dict[str, list[Box]] = {}
     for entry in objects(content.get("annotations")):
-        key, category = key_of(entry.get("image_id")), key_of(entry.get("category_id"))
+        image, category = entry.get("image_id"), key_of(entry.get("category_id"))
         label = names.get(category) or (category if category in labels else "")
         if label:
             box = outlined.get(id(entry)) or _box(entry.get("bbox"))
-            marks.setdefault(key if key in ids else by_file.get(key, key), []).append(Box(label, *box))
+            marks.setdefault(key_of(ids.get(key_of(image), image)), []).append(Box(label, *box))
     return marks
+
+
+def ids_of_images(images: Sequence[Mapping[str, Any]]) -> Mapping[str, object]:
+    """The images' ids by the keys of what annotations may write: the id, or a file_name that no other image has.
+
+    The service reads them in the same way.
+    """
+    named = [(key_of(one.get("file_name")), one.get("id")) for one in images]
+    uses = Counter(name for name, _ in named)
+    by_file = {name: id_ for name, id_ in named if name and uses[name] == 1}
+    return by_file | {key: id_ for _, id_ in named if (key := key_of(id_))}
 
 
 def key_of(value: object) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sightline.blob_keys import fault_of_key
+from sightline.importers.coco import ids_of_images, key_of
 from sightline.importers.files import is_there, walk
 from sightline.importers.model import (
     BoxForm,
@@ -26,6 +27,7 @@ from sightline.text import fault_of_text, replaced, shown
 ANNOTATIONS = {".json", ".xml", ".txt", ".csv", ".tsv", ".yaml", ".yml"}  # are never images
 MAX_CATEGORY = 256  # characters of a category's name
 Mapped = tuple[Path, Resolver]
+Entry = dict[str, Any]  # of a COCO file
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +273,6 @@ def _document(
     if not renamed and not gone and not document.changed and form is BoxForm.XYWH:
         return AnnotationFile(name, file=document.file)
     skipped = {id(entry) for entry in gone}
-    ids = {text_of(entry.get("id")) for entry in gone}
     changed = dict(document.content)
     changed["images"] = [
         {**entry, "file_name": paths[id(entry)]} if id(entry) in paths else entry
@@ -279,9 +280,19 @@ def _document(
         if id(entry) not in skipped
     ]
     if "annotations" in changed:
-        kept = (one for one in objects(changed["annotations"]) if text_of(one.get("image_id")) not in ids)
-        changed["annotations"] = [_with_box(one, form, document.outlined) for one in kept]
+        marks = _of_images(objects(changed["annotations"]), entries, gone)
+        changed["annotations"] = [{**_with_box(one, form, document.outlined), "image_id": id_} for id_, one in marks]
     return AnnotationFile(name, _encoded(changed))
+
+
+def _of_images(annotations: list[Entry], images: list[Entry], gone: list[Entry]) -> Iterator[tuple[object, Entry]]:
+    """The annotations without those of images that are gone, each with the id of its image, whose name may change."""
+    ids, left_out = ids_of_images(images), {key_of(image.get("id")) for image in gone} - {""}
+    for annotation in annotations:
+        image_id = annotation.get("image_id")
+        id_ = ids.get(key_of(image_id), image_id)
+        if key_of(id_) not in left_out:
+            yield id_, annotation
 
 
 def _with_box(annotation: dict[str, Any], form: BoxForm, outlined: Mapping[int, Xywh]) -> dict[str, Any]:

@@ -111,6 +111,21 @@ def test_annotations_are_counted_as_the_service_reads_them(tmp_path: Path, image
     assert read(file).counts == {"cat": (1, 1)}
 
 
+def test_annotations_that_name_their_image_by_a_name_that_changes_keep_it(tmp_path: Path) -> None:
+    images = [{"id": "b", "file_name": ".\\1.jpg"}, {"id": 2, "file_name": "2.jpg"}]
+    exports.picture(tmp_path / "2.jpg")
+    named = [
+        {"image_id": ".\\1.jpg"},
+        {"image_id": "b"},
+        {"image_id": "2.jpg"},
+        {"image_id": "3.jpg"},
+        {"image_id": None},
+    ]
+    written = content(pack(read(coco(tmp_path, *named, images=images))))
+    assert [image["file_name"] for image in written["images"]] == ["1.jpg", "2.jpg"]
+    assert [mark["image_id"] for mark in written["annotations"]] == ["b", "b", 2, "3.jpg", None]
+
+
 @pytest.mark.parametrize(
     ("name", "fault"),
     [("ca\u200bt", r"'ca\u200bt' has the invisible character U+200B"), ("c" * 257, "has more than 256 characters")],
