@@ -182,6 +182,11 @@ TAGGED = {
         Format.CREATEML,
         json.dumps([{"image": f"{n}.jpg", "annotations": name} for n, name in NAMES.items()]),
     ),
+    "CreateML's lists of texts": (
+        "a.json",
+        Format.CREATEML,
+        json.dumps([{"image": f"{n}.jpg", "annotations": [name]} for n, name in NAMES.items()]),
+    ),
     "CreateML's labels": (
         "a.json",
         Format.CREATEML,
@@ -241,6 +246,14 @@ def test_a_shape_of_datumaro_that_lacks_a_number_is_named(tmp_path: Path, mark: 
     with pytest.raises(ImportFault) as caught:
         read(folder)
     assert caught.value.faults == (f"1, annotation 1 (cat): a {mark['type']} lacks a number",)
+
+
+@pytest.mark.parametrize("mark", [None, True, [], {}, {"label": "cat", "coordinates": {"x": 1}}])
+def test_an_annotation_of_createml_that_is_neither_a_label_nor_a_box_is_named(tmp_path: Path, mark: Any) -> None:
+    folder = written(tmp_path, "a.json", json.dumps([{"image": "1.jpg", "annotations": [mark]}]))
+    with pytest.raises(ImportFault) as caught:
+        read(folder)
+    assert caught.value.faults == ("1.jpg, annotation 1: it lacks its label, or one of x, y, width, height",)
 
 
 @pytest.mark.parametrize("box", [5, True, [0.1, 0.1, 0.5], [0.1, None, 0.1, 0.5, 0.5]])
