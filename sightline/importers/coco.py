@@ -30,10 +30,10 @@ _WORDS = re.compile(r"[a-z]+")
 
 
 class _Read(NamedTuple):
-    """A JSON file's content, and whether it had NaN or Infinity, which became None."""
+    """A JSON file's content, and what the service would not take, a sentence each."""
 
     content: object
-    changed: bool
+    oddities: list[str]
 
 
 def is_coco(content: object) -> bool:
@@ -97,9 +97,8 @@ def _folder_of(file: Path) -> Path:
 
 
 def _read(file: Path) -> _Read:
-    constants: list[str] = []
-    content = read_json(file, constants)
-    return _Read(content, bool(constants))
+    oddities: list[str] = []
+    return _Read(read_json(file, oddities), oddities)
 
 
 def _parsed(file: Path) -> _Read | None:
@@ -119,8 +118,8 @@ def _split_of(file: Path, source: Path) -> str:
 def _document(file: Path, read: _Read, split: str, folder: Path, notes: Notes) -> tuple[Document, list[str]]:
     """The file, and the names of its categories."""
     content = _checked(file, read.content)
-    if read.changed:
-        notes.add(f"NaN and Infinity in {file.name} count as missing values")
+    for oddity in read.oddities:
+        notes.add(oddity)
     if "annotations" not in content:
         notes.add(f"{file.name} has no `annotations`: its images count as unlabelled")
     outlined = _outlined(objects(content.get("annotations")), notes)
@@ -136,7 +135,7 @@ def _document(file: Path, read: _Read, split: str, folder: Path, notes: Notes) -
     named_by = {key_of(entry.get("category_id")) for entry in objects(content.get("annotations"))}
     if nameless := [f"category {key} has no name" for key, name in names.items() if not name and key in named_by]:
         raise ImportFault(f"{file} has categories without names", nameless, fix="give each a `name`")
-    document = Document(file, split, content, images, changed=read.changed or bool(outlined), outlined=outlined)
+    document = Document(file, split, content, images, changed=bool(read.oddities or outlined), outlined=outlined)
     return document, list(names.values())
 
 

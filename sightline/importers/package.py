@@ -307,4 +307,10 @@ def _with_box(annotation: dict[str, Any], form: BoxForm, outlined: Mapping[int, 
 
 
 def _encoded(content: dict[str, Any]) -> bytes:
-    return json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    """As JSON for every reader: infinite numbers become null, halves of characters question marks."""
+    try:
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        finite = json.loads(json.dumps(content), parse_constant=lambda _: None)
+        text = json.dumps(finite, ensure_ascii=False)
+    return text.encode("utf-8", "replace")

@@ -77,6 +77,36 @@ def test_an_outline_that_lacks_a_number_has_no_box(outline: Any) -> None:
     assert around_segmentation(outline) is None, "x and y after the gap would be taken for each other"
 
 
+@pytest.mark.parametrize(
+    ("encoding", "caption", "expected", "note"),
+    [
+        ("utf-8", "\U0001f600 c:\\ud83d", "\U0001f600 c:\\ud83d", ""),
+        ("utf-8-sig", "é", "é", ""),
+        ("utf-16", "é", "é", "coco.json is in UTF-16, and is uploaded in UTF-8"),
+        ("utf-8", "cut \ud83d", "cut ?", "halves of characters in coco.json become question marks"),
+        ("utf-8", "\ude00 cut", "? cut", "halves of characters in coco.json become question marks"),
+    ],
+)
+def test_a_file_that_is_not_json_for_everybody_is_uploaded_as_json(
+    tmp_path: Path, encoding: str, caption: str, expected: str, note: str
+) -> None:
+    file = coco(tmp_path, {"bbox": [1, 2, 3, 4], "caption": caption})
+    file.write_text(file.read_text(), encoding)
+    imported = read(file)
+    (uploaded,) = pack(imported).annotation_files()
+    sent = file.read_bytes().decode("utf-8-sig") if uploaded.content is None else uploaded.content.decode()
+    assert json.loads(sent)["annotations"][0]["caption"] == expected
+    assert imported.notes == ((note,) if note else ())
+    assert (uploaded.content is not None) == bool(note)
+
+
+def test_numbers_that_are_too_large_are_left_out_of_what_is_written_anew(tmp_path: Path) -> None:
+    file = coco(tmp_path, {"bbox": [1, 2, 3, 4], "area": 7}, images=[{"id": 1, "file_name": ".\\1.jpg"}])
+    file.write_text(file.read_text().replace("7", "1e400"))
+    written = content(pack(read(file)))
+    assert (written["images"][0]["file_name"], written["annotations"][0]["area"]) == ("1.jpg", None)
+
+
 def test_numbers_that_are_not_json_count_as_missing(tmp_path: Path) -> None:
     file = coco(tmp_path, {"bbox": [1, 2, 3, 4], "area": float("nan"), "score": float("-inf")})
     imported = read(file)
