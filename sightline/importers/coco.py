@@ -2,11 +2,11 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sightline.importers.files import images_in, read_json, subfolders
+from sightline.importers.files import images_in, is_there, read_json, subfolders
 from sightline.importers.masks import around_segmentation
 from sightline.importers.model import (
     Box,
@@ -23,8 +23,10 @@ from sightline.importers.model import (
     split_of,
     text_of,
 )
+from sightline.importers.names import leaves_folder, slashed
 
 STORE = "s3://"
+URIS = ("absolute_url", "coco_url")  # of an image; the service follows those in the store
 SECTIONS = ("images", "annotations", "categories")
 _WORDS = re.compile(r"[a-z]+")
 
@@ -125,7 +127,7 @@ def _document(file: Path, read: _Read, split: str, folder: Path, notes: Notes) -
     outlined = _outlined(objects(content.get("annotations")), notes)
     names = {key_of(one.get("id")): text_of(one.get("name")) for one in objects(content.get("categories"))}
     marks = _marks(content, names, outlined)
-    images = tuple(_images(content, file, split, folder, marks))
+    images = tuple(_images(content, file, split, folder, marks, notes))
     unnamed = sum(
         not text_of(entry.get("file_name") or entry.get("absolute_url") or entry.get("coco_url"))
         for entry in objects(content.get("images"))
@@ -223,24 +225,32 @@ def _box(bbox: object) -> Xywh:
 
 
 def _images(
-    content: dict[str, Any], file: Path, split: str, folder: Path, marks: dict[str, list[Box]]
+    content: dict[str, Any], file: Path, split: str, folder: Path, marks: dict[str, list[Box]], notes: Notes
 ) -> Iterator[LabelledImage]:
-    """The images that are not in the store; those of a document in a folder below are looked for there first."""
+    """The images that are not only in the store; those of a document in a folder below are looked for there first."""
     try:
         below = file.parent.resolve().relative_to(folder.resolve()).as_posix()
     except ValueError:
         below = "."
     for entry in objects(content.get("images")):
-        uris = [text_of(entry.get(field)) for field in ("absolute_url", "coco_url", "file_name")]
-        name = text_of(entry.get("file_name")) or uris[0] or uris[1]
-        if not name or any(uri.startswith(STORE) for uri in uris):
+        uris = [text_of(entry.get(field)) for field in URIS]
+        name = _name_of(entry.get("file_name")) or uris[0] or uris[1]
+        other_names = (f"{below}/{name}",) if below != "." else ()
+        if not name or name.startswith(STORE):
             continue
-        boxes = tuple(marks.get(key_of(entry.get("id")), ()))
-        yield LabelledImage(
-            name,
-            boxes=boxes,
-            split=split,
-            other_names=(f"{below}/{name}",) if below != "." else (),
-            id=entry.get("id"),
-            entry=entry,
-        )
+        if any(uri.startswith(STORE) for uri in uris):
+            if not _is_local((*other_names, name), folder):
+                continue
+            notes.count("{count} images have an s3:// uri; it is ignored, as the file is here")
+        boxes, id_ = tuple(marks.get(key_of(entry.get("id")), ())), entry.get("id")
+        yield LabelledImage(name, boxes=boxes, split=split, other_names=other_names, id=id_, entry=entry)
+
+
+def _name_of(value: object) -> str:
+    """A file's name with the blanks around it, which may be part of it."""
+    return value if isinstance(value, str) and value.strip() else text_of(value)
+
+
+def _is_local(names: Iterable[str], folder: Path) -> bool:
+    inside = (slashed(name) for name in names if not leaves_folder(name))
+    return any(is_there(folder / name, Path.is_file) for name in inside)

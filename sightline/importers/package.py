@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sightline.blob_keys import fault_of_key
-from sightline.importers.coco import ids_of_images, key_of
+from sightline.importers.coco import STORE, URIS, ids_of_images, key_of
 from sightline.importers.files import is_there, walk
 from sightline.importers.model import (
     BoxForm,
@@ -268,21 +268,24 @@ def _document(
 ) -> AnnotationFile:
     """A COCO file as it is, if its names are the paths and its boxes [x, y, width, height]."""
     entries = objects(document.content.get("images"))
-    renamed = [entry for entry in entries if id(entry) in paths and paths[id(entry)] != entry.get("file_name")]
+    placed = {id(entry): _placed(entry, paths[id(entry)]) for entry in entries if id(entry) in paths}
+    renamed = [entry for entry in entries if placed.get(id(entry), entry) != entry]
     gone = [entry for entry in entries if paths.get(id(entry)) in left_out]
     if not renamed and not gone and not document.changed and form is BoxForm.XYWH:
         return AnnotationFile(name, file=document.file)
     skipped = {id(entry) for entry in gone}
     changed = dict(document.content)
-    changed["images"] = [
-        {**entry, "file_name": paths[id(entry)]} if id(entry) in paths else entry
-        for entry in entries
-        if id(entry) not in skipped
-    ]
+    changed["images"] = [placed.get(id(entry), entry) for entry in entries if id(entry) not in skipped]
     if "annotations" in changed:
         marks = _of_images(objects(changed["annotations"]), entries, gone)
         changed["annotations"] = [{**_with_box(one, form, document.outlined), "image_id": id_} for id_, one in marks]
     return AnnotationFile(name, _encoded(changed))
+
+
+def _placed(entry: Entry, path: str) -> Entry:
+    """The image with this path, and without a uri that the service would follow instead."""
+    kept = {field: value for field, value in entry.items() if field not in URIS or not text_of(value).startswith(STORE)}
+    return {**kept, "file_name": path}
 
 
 def _of_images(annotations: list[Entry], images: list[Entry], gone: list[Entry]) -> Iterator[tuple[object, Entry]]:

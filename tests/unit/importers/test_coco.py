@@ -177,6 +177,27 @@ def test_images_without_a_file_and_files_that_are_elsewhere_are_told(tmp_path: P
     assert "--url PREFIX=DIR" in caught.value.images[0].problem
 
 
+@pytest.mark.parametrize("field", ["coco_url", "absolute_url"])
+def test_a_file_that_is_here_is_uploaded_although_it_has_a_uri_in_a_store(tmp_path: Path, field: str) -> None:
+    here = {"id": 1, "file_name": "1.jpg", field: "s3://bucket/1.jpg"}
+    there = {"id": 2, "file_name": "2.jpg", field: "s3://bucket/2.jpg"}
+    imported = read(coco(tmp_path, images=[here, there]))
+    package = pack(imported)
+    assert [placed.path for placed in package.placed] == ["1.jpg"]
+    assert content(package)["images"] == [{"id": 1, "file_name": "1.jpg"}, there]
+    assert "1 images have an s3:// uri; it is ignored" in told(imported)
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "path"),
+    [(" 1.jpg", [" 1.jpg", "1.jpg"], " 1.jpg"), (" 1.jpg", ["1.jpg"], "1.jpg"), ("1.jpg ", ["a/1.jpg"], "a/1.jpg")],
+)
+def test_blanks_around_a_files_name_may_be_part_of_it(tmp_path: Path, name: str, files: list[str], path: str) -> None:
+    file = exports.coco_file(tmp_path / "coco.json", [name])
+    exports.pictures(tmp_path, files)
+    assert [placed.path for placed in pack(read(file)).placed] == [path]
+
+
 def test_a_link_to_a_file_that_is_gone_is_told(tmp_path: Path) -> None:
     file = coco(tmp_path, images=[{"id": 1, "file_name": "1.jpg"}])
     (tmp_path / "1.jpg").unlink()
