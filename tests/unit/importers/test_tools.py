@@ -194,6 +194,11 @@ TAGGED = {
     ),
     "Datumaro": ("annotations/train.json", Format.DATUMARO, datumaro(boxes=False)),
     "FiftyOne": ("labels.json", Format.FIFTYONE, json.dumps({"classes": ["cat", "dog"], "labels": {"1": 0, "2": 1}})),
+    "FiftyOne, with confidences": (
+        "labels.json",
+        Format.FIFTYONE,
+        json.dumps({"labels": {str(n): {"label": name, "confidence": 1} for n, name in NAMES.items()}}),
+    ),
 }
 
 
@@ -248,6 +253,12 @@ def test_a_shape_of_datumaro_that_lacks_a_number_is_named(tmp_path: Path, mark: 
     assert caught.value.faults == (f"1, annotation 1 (cat): a {mark['type']} lacks a number",)
 
 
+def test_what_is_not_fiftyones_is_refused_if_it_is_said_to_be(tmp_path: Path) -> None:
+    folder = written(tmp_path, "labels.json", json.dumps({"classes": 5, "labels": {"1": 0}}))
+    with pytest.raises(ImportFault, match="not in FiftyOne's form"):
+        read(folder / "labels.json", form=Format.FIFTYONE)
+
+
 @pytest.mark.parametrize("mark", [None, True, [], {}, {"label": "cat", "coordinates": {"x": 1}}])
 def test_an_annotation_of_createml_that_is_neither_a_label_nor_a_box_is_named(tmp_path: Path, mark: Any) -> None:
     folder = written(tmp_path, "a.json", json.dumps([{"image": "1.jpg", "annotations": [mark]}]))
@@ -256,10 +267,16 @@ def test_an_annotation_of_createml_that_is_neither_a_label_nor_a_box_is_named(tm
     assert caught.value.faults == ("1.jpg, annotation 1: it lacks its label, or one of x, y, width, height",)
 
 
-@pytest.mark.parametrize("box", [5, True, [0.1, 0.1, 0.5], [0.1, None, 0.1, 0.5, 0.5]])
-def test_a_box_of_fiftyone_without_four_numbers_is_named(tmp_path: Path, box: Any) -> None:
-    labels = {"1": {"detections": [{"label": "cat", "bounding_box": box}]}}
-    folder = written(tmp_path, "labels.json", json.dumps({"classes": ["cat"], "labels": labels}))
+@pytest.mark.parametrize(
+    "boxes",
+    [
+        *([{"label": "cat", "bounding_box": box}] for box in (5, True, [0.1, 0.1, 0.5], [0.1, None, 0.1, 0.5, 0.5])),
+        *(5, [5], [["cat", 0.1, 0.1, 0.5, 0.5]]),
+    ],
+)
+def test_a_box_of_fiftyone_without_four_numbers_is_named(tmp_path: Path, boxes: Any) -> None:
+    content = {"classes": ["cat"], "labels": {"1": {"detections": boxes}}}
+    folder = written(tmp_path, "labels.json", json.dumps(content))
     with pytest.raises(ImportFault) as caught:
         read(folder)
     assert caught.value.faults == ("1, object 1: it lacks a label, or one of four numbers in bounding_box",)
