@@ -49,19 +49,21 @@ class Packed:
 
 
 def tally_boxes(inspected: Inspected | InvalidImage, row: Row, rules: Rules) -> Tally | None:
-    """The image's boxes, counted for the readings that only the image itself decides; None if it decides none."""
+    """The image's boxes, counted for what only the image itself decides; None if they decide nothing."""
     if isinstance(inspected, InvalidImage) or rules.kind is AnnotationKind.IMAGE_CLASSIFICATION:
         return None
     info = inspected.info
     frame, declared = Frame(info.width, info.height), Frame(row.width or 0, row.height or 0)
-    known = min(declared.width, declared.height) > 0
-    if info.orientation >= 5 or (known and declared != frame):  # the boxes may be those of the image before turning
-        return None
+    known, relative = min(declared.width, declared.height) > 0, rules.convention is BoxConvention.RELATIVE
+    across, down = (frame.width, frame.height) if relative else (1.0, 1.0)
+    drawn = [boxes.scaled(mark.bbox, across, down) for mark in row.marks if mark.bbox is not None and not mark.iscrowd]
     tally, readings = Tally(), TRANSPOSED if known else range(len(READINGS))
-    across, down = (frame.width, frame.height) if rules.convention is BoxConvention.RELATIVE else (1.0, 1.0)
-    for mark in row.marks[:TALLIED]:
-        if mark.bbox is not None and not mark.iscrowd:
-            tally.add(boxes.scaled(mark.bbox, across, down), frame, readings)
+    for box in () if relative else drawn:
+        tally.ends.add(box, 0 if known else min(frame.width, frame.height))
+    if info.orientation >= 5 or (known and declared != frame):  # the boxes may be those of the image before turning
+        return tally
+    for box in drawn[:TALLIED]:
+        tally.add(box, frame, readings)
     return tally
 
 

@@ -10,7 +10,7 @@ judged when they are read, and so is whether y comes before x: until then the de
 that was turned since.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from math import isnan
 from typing import NamedTuple
 
@@ -65,12 +65,38 @@ def _none() -> list[int]:
     return [0] * len(READINGS)
 
 
+class Ends(msgspec.Struct):
+    """How far boxes reach from the left and top edges of their images: the numbers of boxes."""
+
+    beyond: int = 0  # that end beyond 100 pixels
+    of_large: int = 0  # of images of at least LARGE pixels
+    far: int = 0  # of these, that reach FAR
+
+    def add(self, box: Xywh, smaller_side: float) -> None:
+        """Counts a box of an image; a side of 0 stands for an image that does not count as large."""
+        x, y, w, h = box
+        end, large = max(x, y, x + w, y + h), smaller_side >= LARGE
+        self.take(Ends(int(end > PERCENT * (1 + SLACK)), int(large), int(large and end >= FAR)))
+
+    def take(self, other: "Ends") -> None:
+        """Adds the counts of other boxes."""
+        self.beyond += other.beyond
+        self.of_large += other.of_large
+        self.far += other.far
+
+    @property
+    def are_percent(self) -> bool:
+        """Whether all boxes end within 100 pixels although images are larger: they are in percent of the sides."""
+        return not self.beyond and self.of_large >= LEAST_PERCENT and self.far > 0
+
+
 class Tally(msgspec.Struct):
     """For each reading, the boxes that fit their image only in it, those that fit only without it, and all."""
 
     support: list[int] = msgspec.field(default_factory=_none)
     against: list[int] = msgspec.field(default_factory=_none)
     total: list[int] = msgspec.field(default_factory=_none)
+    ends: Ends = msgspec.field(default_factory=Ends)  # of boxes in pixels
 
     def add(self, box: Xywh, frame: Frame, readings: Iterable[int]) -> None:
         """Counts a box for these readings, unless it is empty.
@@ -94,6 +120,7 @@ class Tally(msgspec.Struct):
         """Adds the counts of other boxes."""
         for mine, theirs in ((self.support, other.support), (self.against, other.against), (self.total, other.total)):
             mine[:] = (one + two for one, two in zip(mine, theirs, strict=True))
+        self.ends.take(other.ends)
 
     def verdict(self) -> Verdict | None:
         """The reading that the boxes point to; None if they do not clearly point away from [x, y, width, height]."""
@@ -102,9 +129,11 @@ class Tally(msgspec.Struct):
         return max(clear, key=lambda verdict: verdict.support - verdict.contradicted, default=None)
 
     def note(self, file: str, log: FindingLog) -> None:
-        """A fatal finding if the boxes point to another reading."""
+        """A fatal finding if the boxes are in percent, or point to another reading."""
         verdict = self.verdict()
-        if verdict is not None:
+        if self.ends.are_percent:
+            log.add("boxesLikePercent", file, total=self.ends.of_large)
+        elif verdict is not None:
             numbers = {"support": verdict.support, "contradicted": verdict.contradicted, "total": verdict.total}
             log.add(verdict.reading.code, file, **numbers)
 
@@ -112,10 +141,11 @@ class Tally(msgspec.Struct):
 def check_reading(file: Columns, uri: str, unit: BoxConvention, log: FindingLog) -> None:
     """A fatal finding if the file's boxes point away from [x, y, width, height]; images of unknown size are ignored."""
     boxes = list(_sample(file, unit))
-    if unit is BoxConvention.ABSOLUTE and _are_percent(boxes):
-        log.add("boxesLikePercent", uri, total=len(boxes))
-    else:
-        judge(boxes).note(uri, log)
+    tally = judge(boxes)
+    if unit is BoxConvention.ABSOLUTE:
+        for box, frame in boxes:
+            tally.ends.add(box, min(frame.width, frame.height))
+    tally.note(uri, log)
 
 
 def _sample(file: Columns, unit: BoxConvention) -> Iterator[tuple[Xywh, Frame]]:
@@ -138,14 +168,6 @@ def judge(boxes: Iterable[tuple[Xywh, Frame]]) -> Tally:
     for box, frame in boxes:
         tally.add(box, frame, OF_FILES)
     return tally
-
-
-def _are_percent(boxes: Sequence[tuple[Xywh, Frame]]) -> bool:
-    """Whether all boxes end within 100 pixels although their images are larger: they are in percent of the sides."""
-    if any(max(x, y, x + w, y + h) > PERCENT * (1 + SLACK) for (x, y, w, h), _ in boxes):
-        return False
-    large = [max(x + w, y + h) for (x, y, w, h), frame in boxes if min(frame.width, frame.height) >= LARGE]
-    return len(large) >= LEAST_PERCENT and max(large) >= FAR
 
 
 def _clear(support: int, against: int, total: int) -> bool:

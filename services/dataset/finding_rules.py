@@ -146,7 +146,9 @@ RULES: dict[str, Rule] = {
     ),
     "annotationWithoutCategory": Rule(_E, "The annotation has no category_id.", "Give it a category_id."),
     "boxMissing": Rule(
-        _E, "The annotation has no bbox; a segmentation is no substitute.", "Give it `bbox: [x, y, width, height]`."
+        _E,
+        "The annotation has no bbox; the service makes none from a segmentation.",
+        "Give it `bbox: [x, y, width, height]`. `sightline datasets create` does, if its outline or mask is intact.",
     ),
     "boxMalformed": Rule(_E, "bbox {problem}.", "Write `[x, y, width, height]`, four finite numbers."),
     "boxEmpty": Rule(_E, "Box {box} has a width or height that is not positive.", "Redraw the box, or drop it."),

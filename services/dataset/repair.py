@@ -69,10 +69,20 @@ class _Entries:
 
 
 def _value(field: str, raw: msgspec.Raw) -> object:
-    """A value; long ones mean nothing, but a bbox stays as it is. DecodeError for a number out of range."""
-    if len(raw) <= MAX_VALUE_BYTES:
+    """A value; long ones, and numbers that are too large, mean nothing, but a bbox stays as it is.
+
+    DecodeError for a text with half a character.
+    """
+    if len(raw) > MAX_VALUE_BYTES:
+        return raw if field == "bbox" else LONG
+    try:
         return msgspec.json.decode(raw)
-    return raw if field == "bbox" else LONG
+    except msgspec.DecodeError:
+        if field == "bbox":
+            return raw
+        if bytes(raw).startswith(b'"'):
+            raise
+        return bytes(raw).decode()
 
 
 def repaired(data: bytes, uri: str, log: FindingLog) -> bytes | None:

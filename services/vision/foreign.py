@@ -8,6 +8,11 @@ CONVERT = f"convert it to one of {', '.join(FORMATS)}"
 _DEVELOP = "develop it with a raw converter and save it as JPEG or PNG"
 _FRAME = f"save a single frame of it as one of {', '.join(FORMATS)}"
 _EXTRACT = "extract it and use the images in it"
+_AGAIN = "copy the original again, as a binary file"
+_PNG_AS_TEXT = (  # with other line ends, or in another encoding
+    *(b"\x89PNG\n\x1a\n", b"\x89PNG\n\n\x1a\n", b"\x89PNG\r\n\x1a\r\n", b"\x89PNG\r\r\n"),
+    *(b"\xef\xbf\xbdPNG", b"\xc2\x89PNG", b"\tPNG\r\n\x1a\n"),
+)
 _BRANDS = (  # of ISO media files, from the most specific one
     ((b"avif", b"avis"), f"an AVIF image; {CONVERT}"),
     ((b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"), f"a HEIC image; {CONVERT}"),
@@ -38,6 +43,7 @@ _MARKS = (  # offset, mark, what the file is and what to do
     (0, b"qoif", f"a QOI image; {CONVERT}"),
     (0, b"BPG\xfb", f"a BPG image; {CONVERT}"),
     (0, b"SIMPLE  =", f"a FITS image; {CONVERT}"),
+    *((0, mark, f"a PNG that was copied as text, which changed its bytes; {_AGAIN}") for mark in _PNG_AS_TEXT),
     (0, b"%PDF", f"a PDF document; {CONVERT}"),
     (0, b"%!PS", f"a PostScript document; {CONVERT}"),
     (0, b"\xd0\xcf\x11\xe0", f"an Office document; {_EXTRACT}"),

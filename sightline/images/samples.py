@@ -32,21 +32,23 @@ class Samples:
     image: Image.Image
     bits: int = 16  # of samples in 16-bit modes
     opaque: bool = False  # its alpha is no transparency
+    white_is_zero: bool = False  # of samples that Pillow does not invert: those of more than 8 bits
     notes: tuple[Note, ...] = ()  # if any, other programs show another image
 
     def rgb(self, box: Box | None = None) -> Image.Image:
         """The image, or this part of it, in mode RGB: transparency over white, 16-bit samples by their high byte."""
         piece = self.image if box is None else self.image.crop(box)
-        if piece.mode.startswith("I;16"):
-            return self._grey(piece).convert("RGB")
-        if piece.mode == "F":
-            return piece.point(lambda sample: sample * 255 + 0.5).convert("L").convert("RGB")
+        if piece.mode.startswith("I;16") or piece.mode == "F":
+            grey = self._grey(piece)
+            return (ImageChops.invert(grey) if self.white_is_zero else grey).convert("RGB")
         if piece.has_transparency_data and not self.opaque:
             layer = piece.convert("RGBA")
             return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
         return piece if piece.mode == "RGB" else piece.convert("RGB")
 
     def _grey(self, piece: Image.Image) -> Image.Image:
+        if piece.mode == "F":
+            return piece.point(lambda sample: sample * 255 + 0.5).convert("L")
         data = piece.tobytes()
         big = piece.mode == "I;16B" or (piece.mode == "I;16N" and sys.byteorder == "big")
         high = Image.frombytes("L", piece.size, data[0 if big else 1 :: 2])
@@ -72,7 +74,7 @@ def loaded(image: Image.Image, reopened: Callable[[], AbstractContextManager[Ima
     transparent = not undeclared and _is_transparent_throughout(image)
     if transparent:
         notes.append(Note("imageAlphaIgnored"))
-    return Samples(image, bits, undeclared or transparent, tuple(notes))
+    return Samples(image, bits, undeclared or transparent, _is_white_zero(image), tuple(notes))
 
 
 def _raw_mode(image: Image.Image) -> str:
@@ -91,6 +93,10 @@ def _further_bands(image: Image.Image) -> tuple[int, bool]:
     colours = _COLOURS.get(tags.get(_PHOTOMETRIC, 0), 1)
     further = max(0, tags.get(_SAMPLES, 1) - colours - (1 if extra[:1] and extra[0] in _ALPHAS else 0))
     return further, bool(further) and not extra and image.mode in ("RGBA", "LA")
+
+
+def _is_white_zero(image: Image.Image) -> bool:
+    return isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == 0
 
 
 def _is_transparent_throughout(image: Image.Image) -> bool:

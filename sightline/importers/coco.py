@@ -2,11 +2,11 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sightline.importers.files import images_in, read_json, subfolders
+from sightline.importers.files import images_in, is_there, read_json, subfolders
 from sightline.importers.masks import around_segmentation
 from sightline.importers.model import (
     Box,
@@ -23,17 +23,19 @@ from sightline.importers.model import (
     split_of,
     text_of,
 )
+from sightline.importers.names import leaves_folder, slashed
 
 STORE = "s3://"
+URIS = ("absolute_url", "coco_url")  # of an image; the service follows those in the store
 SECTIONS = ("images", "annotations", "categories")
 _WORDS = re.compile(r"[a-z]+")
 
 
 class _Read(NamedTuple):
-    """A JSON file's content, and whether it had NaN or Infinity, which became None."""
+    """A JSON file's content, and what the service would not take, a sentence each."""
 
     content: object
-    changed: bool
+    oddities: list[str]
 
 
 def is_coco(content: object) -> bool:
@@ -97,9 +99,8 @@ def _folder_of(file: Path) -> Path:
 
 
 def _read(file: Path) -> _Read:
-    constants: list[str] = []
-    content = read_json(file, constants)
-    return _Read(content, bool(constants))
+    oddities: list[str] = []
+    return _Read(read_json(file, oddities), oddities)
 
 
 def _parsed(file: Path) -> _Read | None:
@@ -119,14 +120,14 @@ def _split_of(file: Path, source: Path) -> str:
 def _document(file: Path, read: _Read, split: str, folder: Path, notes: Notes) -> tuple[Document, list[str]]:
     """The file, and the names of its categories."""
     content = _checked(file, read.content)
-    if read.changed:
-        notes.add(f"NaN and Infinity in {file.name} count as missing values")
+    for oddity in read.oddities:
+        notes.add(oddity)
     if "annotations" not in content:
         notes.add(f"{file.name} has no `annotations`: its images count as unlabelled")
     outlined = _outlined(objects(content.get("annotations")), notes)
     names = {key_of(one.get("id")): text_of(one.get("name")) for one in objects(content.get("categories"))}
     marks = _marks(content, names, outlined)
-    images = tuple(_images(content, file, split, folder, marks))
+    images = tuple(_images(content, file, split, folder, marks, notes))
     unnamed = sum(
         not text_of(entry.get("file_name") or entry.get("absolute_url") or entry.get("coco_url"))
         for entry in objects(content.get("images"))
@@ -136,7 +137,7 @@ def _document(file: Path, read: _Read, split: str, folder: Path, notes: Notes) -
     named_by = {key_of(entry.get("category_id")) for entry in objects(content.get("annotations"))}
     if nameless := [f"category {key} has no name" for key, name in names.items() if not name and key in named_by]:
         raise ImportFault(f"{file} has categories without names", nameless, fix="give each a `name`")
-    document = Document(file, split, content, images, changed=read.changed or bool(outlined), outlined=outlined)
+    document = Document(file, split, content, images, changed=bool(read.oddities or outlined), outlined=outlined)
     return document, list(names.values())
 
 
@@ -185,18 +186,26 @@ def _outlined(annotations: list[dict[str, Any]], notes: Notes) -> dict[int, Xywh
 
 def _marks(content: Mapping[str, Any], names: Mapping[str, str], outlined: Mapping[int, Xywh]) -> dict[str, list[Box]]:
     """The boxes by the key of their image, for counting; the service judges their numbers."""
-    images = objects(content.get("images"))
-    files = Counter(text_of(one.get("file_name")) for one in images)
-    by_file = {name: key_of(one.get("id")) for one in images if files[name := text_of(one.get("file_name"))] == 1}
-    ids, labels = {key_of(one.get("id")) for one in images}, set(names.values())
+    ids, labels = ids_of_images(objects(content.get("images"))), set(names.values())
     marks: dict[str, list[Box]] = {}
     for entry in objects(content.get("annotations")):
-        key, category = key_of(entry.get("image_id")), key_of(entry.get("category_id"))
+        image, category = entry.get("image_id"), key_of(entry.get("category_id"))
         label = names.get(category) or (category if category in labels else "")
         if label:
             box = outlined.get(id(entry)) or _box(entry.get("bbox"))
-            marks.setdefault(key if key in ids else by_file.get(key, key), []).append(Box(label, *box))
+            marks.setdefault(key_of(ids.get(key_of(image), image)), []).append(Box(label, *box))
     return marks
+
+
+def ids_of_images(images: Sequence[Mapping[str, Any]]) -> Mapping[str, object]:
+    """The images' ids by the keys of what annotations may write: the id, or a file_name that no other image has.
+
+    The service reads them in the same way.
+    """
+    named = [(key_of(one.get("file_name")), one.get("id")) for one in images]
+    uses = Counter(name for name, _ in named)
+    by_file = {name: id_ for name, id_ in named if name and uses[name] == 1}
+    return by_file | {key: id_ for _, id_ in named if (key := key_of(id_))}
 
 
 def key_of(value: object) -> str:
@@ -216,24 +225,32 @@ def _box(bbox: object) -> Xywh:
 
 
 def _images(
-    content: dict[str, Any], file: Path, split: str, folder: Path, marks: dict[str, list[Box]]
+    content: dict[str, Any], file: Path, split: str, folder: Path, marks: dict[str, list[Box]], notes: Notes
 ) -> Iterator[LabelledImage]:
-    """The images that are not in the store; those of a document in a folder below are looked for there first."""
+    """The images that are not only in the store; those of a document in a folder below are looked for there first."""
     try:
         below = file.parent.resolve().relative_to(folder.resolve()).as_posix()
     except ValueError:
         below = "."
     for entry in objects(content.get("images")):
-        uris = [text_of(entry.get(field)) for field in ("absolute_url", "coco_url", "file_name")]
-        name = text_of(entry.get("file_name")) or uris[0] or uris[1]
-        if not name or any(uri.startswith(STORE) for uri in uris):
+        uris = [text_of(entry.get(field)) for field in URIS]
+        name = _name_of(entry.get("file_name")) or uris[0] or uris[1]
+        other_names = (f"{below}/{name}",) if below != "." else ()
+        if not name or name.startswith(STORE):
             continue
-        boxes = tuple(marks.get(key_of(entry.get("id")), ()))
-        yield LabelledImage(
-            name,
-            boxes=boxes,
-            split=split,
-            other_names=(f"{below}/{name}",) if below != "." else (),
-            id=entry.get("id"),
-            entry=entry,
-        )
+        if any(uri.startswith(STORE) for uri in uris):
+            if not _is_local((*other_names, name), folder):
+                continue
+            notes.count("{count} images have an s3:// uri; it is ignored, as the file is here")
+        boxes, id_ = tuple(marks.get(key_of(entry.get("id")), ())), entry.get("id")
+        yield LabelledImage(name, boxes=boxes, split=split, other_names=other_names, id=id_, entry=entry)
+
+
+def _name_of(value: object) -> str:
+    """A file's name with the blanks around it, which may be part of it."""
+    return value if isinstance(value, str) and value.strip() else text_of(value)
+
+
+def _is_local(names: Iterable[str], folder: Path) -> bool:
+    inside = (slashed(name) for name in names if not leaves_folder(name))
+    return any(is_there(folder / name, Path.is_file) for name in inside)

@@ -44,20 +44,25 @@ def read(file: Path) -> Imported:
 
 
 def _image(entry: dict[str, Any], faults: list[str]) -> LabelledImage:
-    name, boxes = _name(entry), list[Box]()
-    labels = [label for key in MARKS if (label := text_of(entry.get(key)))]
-    for number, mark in enumerate([mark for key in MARKS for mark in objects(entry.get(key))], 1):
-        centre = mapping(mark.get("coordinates"))
+    name, labels, boxes = _name(entry), list[str](), list[Box]()
+    for number, mark in enumerate([mark for key in MARKS for mark in _listed(entry.get(key))], 1):
+        written = mapping(mark)
+        centre = mapping(written.get("coordinates"))
         values = [value for side in SIDES if (value := number_of(centre.get(side))) is not None]
-        label = text_of(mark.get("label"))
+        label = text_of(written.get("label")) or text_of(mark)
         if label and len(values) == len(SIDES):
             x, y, width, height = values
             boxes.append(Box(label, *BoxForm.CXCYWH.to_xywh(x, y, width, height)))
-        elif label and "coordinates" not in mark:
+        elif label and "coordinates" not in written:
             labels.append(label)
         else:
             faults.append(f"{name}, annotation {number}: it lacks its label, or one of {', '.join(SIDES)}")
     return LabelledImage(name, tuple(labels), tuple(boxes), id=name)
+
+
+def _listed(value: object) -> list[Any]:
+    """What a JSON array holds; a single value may stand without it."""
+    return list(value) if isinstance(value, list) else [] if value in (None, "") else [value]
 
 
 def _name(entry: dict[str, Any]) -> str:

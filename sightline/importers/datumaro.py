@@ -20,7 +20,7 @@ from sightline.importers.model import (
     split_of,
     text_of,
 )
-from sightline.importers.shapes import OUTLINES, around
+from sightline.importers.shapes import OUTLINES, around, four_of, pairs_of
 
 OUTLINED = ("polygon", "polyline")
 
@@ -91,11 +91,7 @@ def _image(item: dict[str, Any], names: list[str], split: str, notes: Notes, fau
 
 
 def _around(mark: dict[str, Any], kind: str, notes: Notes) -> Xywh | None:
-    listed: Any = mark.get("bbox" if kind == "bbox" else "points")
-    numbers = [
-        number for value in (listed if isinstance(listed, list) else ()) if (number := number_of(value)) is not None
-    ]
     if kind == "bbox":
-        return (numbers[0], numbers[1], numbers[2], numbers[3]) if len(numbers) == 4 else None
+        return four_of(mark.get("bbox"))
     notes.count(OUTLINES)
-    return around(zip(numbers[::2], numbers[1::2], strict=False))
+    return around(pairs_of(mark.get("points")))

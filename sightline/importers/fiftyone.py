@@ -1,6 +1,7 @@
 """FiftyOne: a JSON file with classes, and for each image one class or boxes in fractions of its sides."""
 
 from pathlib import Path
+from typing import Any
 
 from sightline.importers.files import read_json
 from sightline.importers.model import (
@@ -11,10 +12,9 @@ from sightline.importers.model import (
     LabelledImage,
     in_order,
     mapping,
-    number_of,
-    objects,
     text_of,
 )
+from sightline.importers.shapes import four_of
 
 
 def is_fiftyone(content: object) -> bool:
@@ -28,6 +28,8 @@ def is_fiftyone(content: object) -> bool:
 def read(file: Path) -> Imported:
     """The file; ImportFault with every image at fault. Images are named without their extensions."""
     content = mapping(read_json(file))
+    if not is_fiftyone(content):
+        raise ImportFault(f"{file} is not in FiftyOne's form: `labels` by image, and a list of `classes`")
     classes = [text_of(name) for name in content.get("classes") or ()]
     faults: list[str] = []
     images = tuple(_image(name, value, classes, faults) for name, value in mapping(content.get("labels")).items())
@@ -40,20 +42,27 @@ def read(file: Path) -> Imported:
 
 
 def _image(name: str, value: object, classes: list[str], faults: list[str]) -> LabelledImage:
+    value = mapping(value).get("label", value)  # which a confidence may be beside
     if not isinstance(value, list | dict):
         label = _named(value, classes)
         if not label and value is not None:
             faults.append(f"{name}: {value!r} is none of the {len(classes)} classes")
         return LabelledImage(name, (label,) if label else (), id=name)
     boxes: list[Box] = []
-    for number, mark in enumerate(objects(value) or objects(mapping(value).get("detections")), 1):
-        numbers = [one for side in mark.get("bounding_box") or () if (one := number_of(side)) is not None]
-        label = _named(mark.get("label"), classes)
-        if label and len(numbers) == 4:
-            boxes.append(Box(label, numbers[0], numbers[1], numbers[2], numbers[3]))
+    for number, mark in enumerate(_listed(value), 1):
+        box = four_of(mapping(mark).get("bounding_box"))
+        label = _named(mapping(mark).get("label"), classes)
+        if label and box:
+            boxes.append(Box(label, *box))
         else:
             faults.append(f"{name}, object {number}: it lacks a label, or one of four numbers in bounding_box")
     return LabelledImage(name, boxes=tuple(boxes), id=name)
+
+
+def _listed(value: object) -> list[Any]:
+    """The boxes, which may be in a field."""
+    boxes = mapping(value).get("detections") if isinstance(value, dict) else value
+    return list(boxes) if isinstance(boxes, list) else [] if boxes is None else [boxes]
 
 
 def _named(value: object, classes: list[str]) -> str:

@@ -15,6 +15,10 @@ from sightline.importers.model import ImportFault, is_image
 PACKED = frozenset((".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"))
 JUNK = frozenset(("__MACOSX", "node_modules"))
 
+# Of what is outside the first 65,536 characters, JSON may write the two halves, which mean nothing on their own.
+_FIRST, _SECOND = r"\\u[dD][89abAB][0-9a-fA-F]{2}", r"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+_HALF = re.compile(f"{_FIRST}(?!{_SECOND})|(?<!{_FIRST}){_SECOND}")
+
 
 def walk(folder: Path) -> Iterator[str]:
     """The files below the folder, relative to it and in order, without hidden ones."""
@@ -60,8 +64,7 @@ def is_packed(file: Path) -> bool:
 def read_text(file: Path) -> str:
     """A text file in UTF-8, or in UTF-16 with a byte order mark; ImportFault if it is anything else."""
     try:
-        data = file.read_bytes()
-        return data.decode("utf-16" if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig")
+        return file.read_bytes().decode("utf-16" if _is_utf16(file) else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise ImportFault(
             f"{file} is not in {error.encoding.upper()} (byte {error.start})", fix="save it as UTF-8, and repeat"
@@ -70,17 +73,32 @@ def read_text(file: Path) -> str:
         raise ImportFault(f"{file} cannot be read: {error.strerror}") from None
 
 
-def read_json(file: Path, constants: list[str] | None = None) -> Any:
+def _is_utf16(file: Path) -> bool:
+    with file.open("rb") as opened:
+        return opened.read(2) in (BOM_UTF16_LE, BOM_UTF16_BE)
+
+
+def read_json(file: Path, oddities: list[str] | None = None) -> Any:
     """A JSON file; ImportFault with the line of what is wrong.
 
-    NaN and Infinity, which are not JSON but which Python writes, become None, and are added to `constants`.
+    `oddities` receives a sentence for everything that is not JSON but that Python takes: NaN and Infinity, which become
+    None, UTF-16, and halves of characters.
     """
+    text, constants = read_text(file), list[str]()
     try:
-        return json.loads(read_text(file), parse_constant=([] if constants is None else constants).append)
+        content = json.loads(text, parse_constant=constants.append)
     except (ValueError, RecursionError) as error:
-        if isinstance(error, ImportFault):
-            raise
         raise ImportFault(f"{file} cannot be read as JSON: {error}") from None
+    if oddities is not None:
+        oddities += [f"NaN and Infinity in {file.name} count as missing values"] if constants else []
+        oddities += [f"{file.name} is in UTF-16, and is uploaded in UTF-8"] if _is_utf16(file) else []
+        oddities += [f"halves of characters in {file.name} become question marks"] if _has_halves(text) else []
+    return content
+
+
+def _has_halves(text: str) -> bool:
+    without_backslashes = text.replace(r"\\", "")
+    return bool(_HALF.search(without_backslashes))
 
 
 def read_xml(file: Path) -> ET.Element:

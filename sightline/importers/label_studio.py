@@ -1,9 +1,9 @@
 """Label Studio's JSON and JSON-MIN: choices, or shapes in percent of the image's sides."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sightline.importers.files import read_json
 from sightline.importers.model import (
@@ -18,15 +18,23 @@ from sightline.importers.model import (
     mapping,
     number_of,
     objects,
+    of_one_kind,
     text_of,
-    without_labels,
 )
-from sightline.importers.shapes import Point, around, turned
+from sightline.importers.shapes import Point, around, points_of, turned
 from sightline.importers.table import rows_of
 
-SHAPES = ("rectanglelabels", "polygonlabels", "ellipselabels")
-IGNORED = ("brushlabels", "keypointlabels", "videorectangle")
+LABELS = ("rectanglelabels", "polygonlabels", "ellipselabels", "labels")  # of shapes
+AREAS = ("points", "radiusX", "height")  # what a polygon, an ellipse and a rectangle have
 OWN_FIELDS = ("id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time")  # of JSON-MIN
+CLASSES = ("label", "class", "category", "choice", "tag")  # fields of JSON-MIN that are the class, the likeliest first
+
+
+class _Result(NamedTuple):
+    """A shape, a choice, or something else that an annotator entered."""
+
+    kind: str  # its type, or the field of JSON-MIN
+    value: dict[str, Any]
 
 
 def tasks(content: object) -> list[dict[str, Any]]:
@@ -39,28 +47,29 @@ def tasks(content: object) -> list[dict[str, Any]]:
 
 
 def read(file: Path) -> Imported:
-    """The file; ImportFault with every shape at fault."""
+    """The file; ImportFault with every annotation at fault."""
     notes, faults, images = Notes(), list[str](), list[LabelledImage]()
-    for task in _rows(file) if file.suffix.lower() == ".csv" else tasks(read_json(file)):
-        data = mapping(task.get("data")) or task
-        name = _image_name(data)
+    rows = _rows(file) if file.suffix.lower() == ".csv" else tasks(read_json(file))
+    classes, entered = _class_fields(file, rows, notes), False
+    for task in rows:
+        name = _image_name(mapping(task.get("data")) or task)
         if not name:
             notes.count("{count} tasks have no image and are left out")
             continue
-        results = list(_results(task, notes)) if "data" in task else list(_small_results(task))
+        results = list(_results(task, notes)) if "data" in task else list(_small_results(task, classes))
         if not results and "data" in task and not _answers(task):
             notes.count("{count} tasks have no annotation and are left out")
             continue
+        entered = entered or bool(results)
         images.append(_image(task, name, results, notes, faults))
     if faults:
-        raise ImportFault(f"{file}: {len(faults)} shapes cannot be read", faults)
+        raise ImportFault(f"{file}: {len(faults)} annotations cannot be read", faults)
     if not images:
         raise ImportFault(f"{file} has no annotated images")
-    found = tuple(images)
-    detection = any(image.boxes for image in found)
-    if detection and any(image.labels for image in found):
-        notes.add("choices are left out: the file has boxes too")
-        found = without_labels(found)
+    if entered and not any(image.boxes or image.labels for image in images):
+        fix = "export choices, or rectangles, polygons or ellipses with labels"
+        raise ImportFault(f"{file}: nothing that was entered is a choice or a shape with a label", notes.all(), fix=fix)
+    found, detection = of_one_kind(images, notes, "choices are left out: the file has boxes too")
     return Imported(Format.LABEL_STUDIO, file, file.parent, found, in_order(found), detection, notes.all())
 
 
@@ -94,67 +103,120 @@ def _answers(task: dict[str, Any]) -> list[dict[str, Any]]:
     return [answer for answer in listed if not answer.get("was_cancelled")]
 
 
-def _results(task: dict[str, Any], notes: Notes) -> Iterator[dict[str, Any]]:
-    """The latest answer's shapes and choices, each as JSON-MIN has it."""
+def _results(task: dict[str, Any], notes: Notes) -> Iterator[_Result]:
+    """What the latest answer has, each as JSON-MIN has it."""
     answers = _answers(task)
     if len(answers) > 1:
         notes.count("{count} tasks have several annotations; the last is used")
     for result in objects(answers[-1].get("result")) if answers else []:
         sides = {key: result.get(key) for key in ("original_width", "original_height")}
-        yield {**mapping(result.get("value")), **sides}
+        yield _Result(text_of(result.get("type")), {**mapping(result.get("value")), **sides})
 
 
-def _small_results(task: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    for key, value in task.items():
-        if key in OWN_FIELDS:
-            continue
-        if isinstance(value, str) and value != _image_name(task):
-            yield {"choices": [value]}
-        elif mapping(value).get("choices"):
-            yield {"choices": mapping(value)["choices"]}
-        yield from objects(value)
+def _small_results(task: dict[str, Any], classes: Collection[str]) -> Iterator[_Result]:
+    for key, value in _fields(task):
+        if key in classes and not objects(value):
+            yield _Result(key, {"choices": mapping(value).get("choices") or value})
+        else:
+            yield from (_Result(key, one) for one in objects(value))
 
 
-def _image(
-    task: dict[str, Any], name: str, results: list[dict[str, Any]], notes: Notes, faults: list[str]
-) -> LabelledImage:
+def _class_fields(file: Path, rows: list[dict[str, Any]], notes: Notes) -> tuple[str, ...]:
+    """The fields of JSON-MIN that are choices and not data; ImportFault if the file does not tell."""
+    fields = [field for row in rows if "data" not in row for field in _fields(row)]
+    chosen = dict.fromkeys(key for key, value in fields if mapping(value).get("choices"))
+    texts = dict.fromkeys(key for key, value in fields if key not in chosen and _may_be_choice(value))
+    if any(_label_of(one) for _, value in fields for one in objects(value)):
+        return (*chosen, *texts)
+    likeliest = [name for name in CLASSES if name in texts] or [*texts]
+    found = (*chosen,) or (*likeliest[:1],)
+    others = ", ".join(name for name in texts if name not in found)
+    if others and not chosen and likeliest[0] not in CLASSES:
+        fix = "export the project as JSON, which tells choices from data"
+        raise ImportFault(f"{file}: it is not clear which field is the class: {', '.join(texts)}", fix=fix)
+    if others:
+        notes.add(f"classes are in the field {', '.join(found)}; {others} are left out")
+    return found
+
+
+def _fields(row: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The fields with data or results, without the image's."""
+    name = _image_name(row)
+    yield from ((key, value) for key, value in row.items() if key not in OWN_FIELDS and value != name)
+
+
+def _may_be_choice(value: object) -> bool:
+    """Whether it is a text, or several, and names no file."""
+    listed: list[Any] = value if isinstance(value, list) else [value]
+    return bool(listed) and all(isinstance(one, str) and one and not _is_address(one) for one in listed)
+
+
+def _is_address(text: str) -> bool:
+    return "://" in text or is_image(Path(text.partition("?")[0]))
+
+
+def _image(task: dict[str, Any], name: str, results: list[_Result], notes: Notes, faults: list[str]) -> LabelledImage:
     labels: dict[str, None] = {}
     boxes: list[Box] = []
-    for value in results:
-        labels |= {text_of(choice): None for choice in value.get("choices") or () if text_of(choice)}
-        shape = next((kind for kind in SHAPES if kind in value), "")
-        for ignored in IGNORED:
-            if ignored in value:
-                notes.count(f"{{count}} {ignored} are left out")
-        if not shape:
-            continue
-        points = _points(shape, value)
-        box = around((x / 100, y / 100) for x, y in points)
-        names = [text_of(label) for label in value[shape] or () if text_of(label)]
-        if box is None or not names:
-            faults.append(f"task {text_of(task.get('id'))}, {name}: a shape ({shape}) lacks a coordinate or a label")
-            continue
-        if shape != "rectanglelabels" or value.get("rotation"):
-            notes.count("{count} rotated boxes or outlines were turned into the boxes around them")
-        boxes += (Box(label, *box) for label in names)
+    where = f"task {text_of(task.get('id'))}, {name}"
+    drawn = {tuple(_points(value)) for _, value in results if _label_of(value)}
+    for kind, value in results:
+        if "choices" in value:
+            labels |= dict.fromkeys(chosen := _texts(value["choices"]))
+            if value["choices"] and not chosen:
+                faults.append(f"{where}: its choice is no text")
+        elif _label_of(value):
+            boxes += _boxes(value, where, notes, faults)
+        elif not any(key in value for key in AREAS):
+            notes.count(f"{{count}} results of the kind {kind or 'none'} are left out")
+        elif tuple(_points(value)) not in drawn:
+            notes.count("{count} shapes have no label and are left out")
     uploaded = text_of(task.get("file_upload"))
     return LabelledImage(
         name, tuple(labels), tuple(boxes), other_names=(uploaded,) if uploaded else (), id=task.get("id")
     )
 
 
-def _points(shape: str, value: dict[str, Any]) -> list[Point]:
+def _label_of(value: Mapping[str, Any]) -> str:
+    """The key of a shape's label; empty for what is no shape, or has no label."""
+    named = next((key for key in LABELS if key in value), "")
+    return "" if named == "labels" and not any(key in value for key in AREAS) else named
+
+
+def _boxes(value: dict[str, Any], where: str, notes: Notes, faults: list[str]) -> Iterator[Box]:
+    """The box around a shape, for each of its labels."""
+    kind = _label_of(value)
+    box, labels = around((x / 100, y / 100) for x, y in _points(value)), _texts(value[kind])
+    if box is None or not labels:
+        faults.append(f"{where}: a shape ({kind}) lacks a coordinate or a label")
+        return
+    if value.get("rotation") or not _is_rectangle(value):
+        notes.count("{count} rotated boxes or outlines were turned into the boxes around them")
+    yield from (Box(label, *box) for label in labels)
+
+
+def _texts(value: object) -> list[str]:
+    """The texts in a JSON array, or the one that stands without it."""
+    listed: list[Any] = value if isinstance(value, list) else [value]
+    return [text for one in listed if (text := text_of(one))]
+
+
+def _is_rectangle(value: Mapping[str, Any]) -> bool:
+    return not any(key in value for key in ("points", "radiusX"))
+
+
+def _points(value: Mapping[str, Any]) -> list[Point]:
     """The corners of a shape in percent; none if a coordinate is missing."""
-    if shape == "polygonlabels":
-        listed = value.get("points")
-        pairs = [(number_of(p[0]), number_of(p[1])) for p in listed or () if isinstance(p, list) and len(p) == 2]
-        return [(x, y) for x, y in pairs if x is not None and y is not None]
-    keys = ("x", "y", "radiusX", "radiusY") if shape == "ellipselabels" else ("x", "y", "width", "height")
+    if "points" in value:
+        listed: Any = value["points"]
+        points = points_of(listed)
+        return points if isinstance(listed, list) and len(points) == len(listed) else []
+    keys = ("x", "y", "width", "height") if _is_rectangle(value) else ("x", "y", "radiusX", "radiusY")
     numbers = [number for key in keys if (number := number_of(value.get(key))) is not None]
     if len(numbers) != len(keys):
         return []
     x, y, width, height = numbers
-    if shape == "ellipselabels":
+    if not _is_rectangle(value):
         return [(x - width, y - height), (x + width, y + height)]
     degrees = number_of(value.get("rotation")) or 0.0
     if not degrees:

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from sightline.importers.model import mapping, number_of
-from sightline.importers.shapes import Xywh, around
+from sightline.importers.shapes import Xywh, around, pairs_of
 
 
 def around_segmentation(value: object) -> Xywh | None:
-    """The smallest box around polygons or a run-length encoded mask; None if it is neither, or empty."""
+    """The smallest box around polygons or a run-length encoded mask; None if it is neither, empty or damaged."""
     if isinstance(value, list):
-        return around(point for polygon in _polygons(value) for point in zip(polygon[::2], polygon[1::2], strict=False))
+        return _around_polygons(value)
     found = mapping(value)
     counts, size = found.get("counts"), found.get("size")
     sides: list[Any] = list(size) if isinstance(size, list) else []
@@ -19,19 +19,24 @@ def around_segmentation(value: object) -> Xywh | None:
         return None
     try:
         return _around_runs(list(_unpacked(counts) if isinstance(counts, str) else map(int, counts)), int(height))
-    except (TypeError, ValueError, IndexError):
+    except (TypeError, ValueError, IndexError, ArithmeticError):
         return None
 
 
-def _polygons(value: list[Any]) -> list[list[float]]:
-    """The coordinates of each polygon; a single one may stand without its list."""
+def _around_polygons(value: list[Any]) -> Xywh | None:
+    """The box around all of them, of which a single one may stand without its list; None if one is damaged."""
     listed: list[Any] = value if all(isinstance(one, list) for one in value) else [value]
-    numbers = ([number_of(one) for one in polygon] for polygon in listed)
-    return [[one for one in polygon if one is not None] for polygon in numbers]
+    outlines = [pairs_of(polygon) for polygon in listed if polygon]
+    return around(point for outline in outlines for point in outline) if all(outlines) else None
 
 
 def _around_runs(runs: list[int], height: int) -> Xywh | None:
-    """`runs` are the lengths of stretches outside and inside the mask, in turn, column by column from the top."""
+    """`runs` are the lengths of stretches outside and inside the mask, in turn, column by column from the top.
+
+    ValueError if there cannot be such a mask.
+    """
+    if height < 1 or min(runs, default=0) < 0:
+        raise ValueError("a mask has rows, and no stretch of it is shorter than nothing")
     place, left, right, top, bottom = 0, None, 0, height, 0
     for number, length in enumerate(runs):
         if number % 2 and length:

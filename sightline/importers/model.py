@@ -190,7 +190,7 @@ class Notes:
 
     def all(self) -> tuple[str, ...]:
         """Every sentence."""
-        return (*self.texts, *(text.format(count=count) for text, count in self.counts.items()))
+        return (*self.texts, *(text.replace("{count}", str(count)) for text, count in self.counts.items()))
 
 
 def in_order(images: Sequence[LabelledImage], declared: Sequence[str] = ()) -> tuple[str, ...]:

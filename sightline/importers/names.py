@@ -3,7 +3,8 @@ r"""Finds the files that the names in an annotation file mean; the command and t
 A name may have been written on another machine or by another tool. In this order, a file is meant whose path is
 
 1. the name itself (`x:12_y:5.jpg`, `e%20f.jpg` and `c#1.jpg` are ordinary names);
-2. one of the name's `readings`: `\` as separator, percent-encoded, a URL, an upload of Label Studio or CVAT;
+2. one of the name's `readings`: `\` as separator, percent-encoded, a URL, an upload of Label Studio or CVAT, without
+   blanks at its ends;
 3. one of these in another letter case or Unicode form;
 4. the end of one of these, or the other way round: `C:\photos\cats\1.jpg` means `cats/1.jpg`;
 5. the name plus an extension, if it has none of images; other files count only if there is no image.
@@ -67,6 +68,8 @@ def _decoded(name: str) -> Iterator[str]:
         yield path
         if without := _SERVED.match(path):
             yield path[without.end() :]
+    if name != name.strip():
+        yield from _decoded(name.strip())
 
 
 def path_in_url(url: str) -> str:

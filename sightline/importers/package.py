@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sightline.blob_keys import fault_of_key
+from sightline.importers.coco import STORE, URIS, ids_of_images, key_of
 from sightline.importers.files import is_there, walk
 from sightline.importers.model import (
     BoxForm,
@@ -28,6 +29,7 @@ from sightline.text import fault_of_text, replaced, shown
 ANNOTATIONS = {".json", ".xml", ".txt", ".csv", ".tsv", ".yaml", ".yml"}  # are never images
 MAX_CATEGORY = 256  # characters of a category's name
 Mapped = tuple[Path, Resolver]
+Entry = dict[str, Any]  # of a COCO file
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,22 +288,34 @@ def _document(
 ) -> AnnotationFile:
     """A COCO file as it is, if its names are the paths and its boxes [x, y, width, height]."""
     entries = objects(document.content.get("images"))
-    renamed = [entry for entry in entries if id(entry) in paths and paths[id(entry)] != entry.get("file_name")]
+    placed = {id(entry): _placed(entry, paths[id(entry)]) for entry in entries if id(entry) in paths}
+    renamed = [entry for entry in entries if placed.get(id(entry), entry) != entry]
     gone = [entry for entry in entries if paths.get(id(entry)) in left_out]
     if not renamed and not gone and not document.changed and form is BoxForm.XYWH:
         return AnnotationFile(name, file=document.file)
     skipped = {id(entry) for entry in gone}
-    ids = {text_of(entry.get("id")) for entry in gone}
     changed = dict(document.content)
-    changed["images"] = [
-        {**entry, "file_name": paths[id(entry)]} if id(entry) in paths else entry
-        for entry in entries
-        if id(entry) not in skipped
-    ]
+    changed["images"] = [placed.get(id(entry), entry) for entry in entries if id(entry) not in skipped]
     if "annotations" in changed:
-        kept = (one for one in objects(changed["annotations"]) if text_of(one.get("image_id")) not in ids)
-        changed["annotations"] = [_with_box(one, form, document.outlined) for one in kept]
+        marks = _of_images(objects(changed["annotations"]), entries, gone)
+        changed["annotations"] = [{**_with_box(one, form, document.outlined), "image_id": id_} for id_, one in marks]
     return AnnotationFile(name, _encoded(changed))
+
+
+def _placed(entry: Entry, path: str) -> Entry:
+    """The image with this path, and without a uri that the service would follow instead."""
+    kept = {field: value for field, value in entry.items() if field not in URIS or not text_of(value).startswith(STORE)}
+    return {**kept, "file_name": path}
+
+
+def _of_images(annotations: list[Entry], images: list[Entry], gone: list[Entry]) -> Iterator[tuple[object, Entry]]:
+    """The annotations without those of images that are gone, each with the id of its image, whose name may change."""
+    ids, left_out = ids_of_images(images), {key_of(image.get("id")) for image in gone} - {""}
+    for annotation in annotations:
+        image_id = annotation.get("image_id")
+        id_ = ids.get(key_of(image_id), image_id)
+        if key_of(id_) not in left_out:
+            yield id_, annotation
 
 
 def _with_box(annotation: dict[str, Any], form: BoxForm, outlined: Mapping[int, Xywh]) -> dict[str, Any]:
@@ -316,4 +330,10 @@ def _with_box(annotation: dict[str, Any], form: BoxForm, outlined: Mapping[int, 
 
 
 def _encoded(content: dict[str, Any]) -> bytes:
-    return json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    """As JSON for every reader: infinite numbers become null, halves of characters question marks."""
+    try:
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        finite = json.loads(json.dumps(content), parse_constant=lambda _: None)
+        text = json.dumps(finite, ensure_ascii=False)
+    return text.encode("utf-8", "replace")

@@ -27,6 +27,20 @@ def points_of(value: object) -> list[Point]:
     return [(x, y) for x, y in numbers if x is not None and y is not None]
 
 
+def pairs_of(value: object) -> list[Point]:
+    """The points whose x and y a JSON array has in turn; none if one of these is no number or missing."""
+    listed: list[Any] = list(value) if isinstance(value, list) else []
+    numbers = [number for one in listed if (number := number_of(one)) is not None]
+    whole = len(numbers) == len(listed) and len(numbers) % 2 == 0
+    return list(zip(numbers[::2], numbers[1::2], strict=True)) if whole else []
+
+
+def four_of(value: object) -> Xywh | None:
+    """The four numbers in a JSON array; None if it has others, or something else."""
+    points = pairs_of(value)
+    return (*points[0], *points[1]) if len(points) == 2 else None
+
+
 def within(x: float, y: float, across: float, down: float) -> Xywh:
     """The box around an ellipse with this centre and these radii."""
     return x - across, y - down, 2 * across, 2 * down

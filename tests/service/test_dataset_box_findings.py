@@ -90,6 +90,29 @@ async def test_boxes_are_judged_by_the_images_where_the_file_does_not_say_enough
     assert [one.code for one in await world.findings() if one.code.startswith("boxes")] == ([code] if code else [])
 
 
+@pytest.mark.parametrize(
+    ("code", "bbox", "declared"),
+    [
+        ("boxesLikePercent", [10, 20, 60, 70], [False] * 12),
+        ("boxesLikePercent", [10, 20, 60, 70], [True] * 12),
+        ("boxesLikePercent", [10, 20, 60, 70], [True] * 2 + [False] * 10),
+        ("", [10, 20, 30, 30], [False] * 12),
+        ("", [10, 20, 60, 90], [False] * 12),
+        ("", [0.1, 0.2, 0.6, 0.7], [False] * 12),
+    ],
+)
+async def test_boxes_in_percent_are_found_out_whether_or_not_the_file_declares_sides(
+    world: World, code: str, bbox: list[float], declared: list[bool]
+) -> None:
+    files = {f"{n}.png": make_image(300, 200, (20 * n, 90, 60)) for n in range(12)}
+    sides = {"width": 300, "height": 200}
+    rows = [{"id": n, "file_name": f"{n}.png", **(sides if known else {})} for n, known in enumerate(declared)]
+    marks = [{"id": n, "image_id": n, "category_id": 1, "bbox": bbox} for n in range(12)]
+    dataset = await world.register(coco(rows, marks, ["cat"]), files, kind="OBJECT_DETECTION")
+    assert dataset.state == (pb.Dataset.FAILED if code else pb.Dataset.READY)
+    assert [one.code for one in await world.findings() if one.code.startswith("boxesL")] == ([code] if code else [])
+
+
 async def test_categories_with_few_images_are_named_together(world: World) -> None:
     await world.register(*tagged(24))
     assert [finding.code for finding in await world.findings()] == []

@@ -46,7 +46,6 @@ def one_image(width: int | None = None, height: int | None = None) -> list[dict[
         (b'{"images": [{"id": 1, "width": -Infinity}]}', "annotationFileNotFinite", "-Infinity at line 1, column 32"),
         (b'{"images": [{"id": 1}, "x"]}', "annotationFileNotCoco", "$.images[1]"),
         (b'{"images": [{"id": 1}], "annotations": {}}', "annotationFileNotCoco", "$.annotations"),
-        (b'{"images": [{"id": 1, "width": 1e999}]}', "annotationFileNotCoco", "$.images[0].width"),
         (b"[]", "annotationFileNotCoco", "Expected `object`"),
         (b"{}", "annotationFileNotCoco", "`images`"),
         (b'{"images": ' + b"[" * 100_000, "annotationFileNot", ""),
@@ -434,7 +433,7 @@ GOOD = [box(number, 2, 30, 40, mark=number) for number in range(10, 20)]
         ("1,2,3,4", "boxMalformed", "bbox is a string"),
         ({"x": 1, "y": 2}, "boxMalformed", "bbox is an object"),
         (12, "boxMalformed", "bbox is a number"),
-        (None, "boxMissing", "no bbox; a segmentation is no substitute"),
+        (None, "boxMissing", "no bbox; the service makes none from a segmentation"),
     ],
 )
 async def test_a_wrong_box_is_left_out_and_reported(world: World, numbers: object, code: str, says: str) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from services.dataset.boxes import Frame
+from services.dataset.boxes import Frame, Xywh
 from services.dataset.coco import parse
-from services.dataset.convention import READINGS, Tally, check_reading, judge
+from services.dataset.convention import READINGS, Ends, Tally, check_reading, judge
 from services.dataset.domain import BoxConvention
 from services.dataset.findings import FindingLog
 from services.dataset.reading import columns_of
@@ -112,6 +112,25 @@ def test_real_sets_in_percent_of_the_sides_are_found_out(test_data: Path, name: 
         return [100 * value / side for value, side in zip(box, 2 * (width, height), strict=True)]
 
     assert found(written(content, percent)) == ["boxesLikePercent"]
+
+
+@pytest.mark.parametrize(
+    ("boxes", "percent"),
+    [
+        ([((10.0, 20.0, 30.0, 60.0), 200)] * 10, True),
+        ([((10.0, 20.0, 30.0, 60.0), 200)] * 9, False),
+        ([((10.0, 20.0, 30.0, 60.0), 199)] * 10, False),
+        ([((10.0, 10.0, 30.0, 30.0), 200)] * 10, False),
+        ([*[((10.0, 20.0, 30.0, 60.0), 200)] * 10, ((10.0, 10.0, 95.0, 5.0), 0)], False),
+    ],
+)
+def test_boxes_are_in_percent_if_they_all_end_within_100_pixels_of_larger_images(
+    boxes: list[tuple[Xywh, float]], percent: bool
+) -> None:
+    ends = Ends()
+    for box, smaller_side in boxes:
+        ends.add(box, smaller_side)
+    assert ends.are_percent == percent
 
 
 @pytest.mark.real_data

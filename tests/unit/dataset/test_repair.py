@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from services.dataset.categories import Categories
-from services.dataset.coco import CocoCategory, CocoFile, parse
+from services.dataset.coco import CocoCategory, CocoFile, box_of, parse
 from services.dataset.findings import FindingLog
 from services.dataset.repair import whole
 
@@ -53,6 +53,41 @@ def test_a_side_with_more_digits_than_a_number_has_is_reported_and_left_out(side
     file, log = read(images=[{"id": 1, "file_name": "a.jpg", "width": side, "height": 48}])
     assert (file.images[0].width, file.images[0].height) == (None, 48)
     assert "imageSideInvalid" in [finding.code for finding in log.kept]
+
+
+@pytest.mark.parametrize("large", ["1e400", "-1e400", "[1e400]", '{"a": [1e400]}'])
+@pytest.mark.parametrize(
+    ("field", "code"),
+    [
+        ("width", "imageSideInvalid"),
+        ("image_id", "annotationValueInvalid"),
+        ("category_id", "annotationValueInvalid"),
+        ("iscrowd", "annotationValueInvalid"),
+    ],
+)
+def test_a_number_that_is_too_large_spoils_its_entry_alone(field: str, code: str, large: str) -> None:
+    images: list[dict[str, Any]] = [{"id": n, "file_name": f"{n}.jpg", "width": 80} for n in (1, 2)]
+    marks: list[dict[str, Any]] = [{"id": n, "image_id": n, "category_id": 1, "bbox": [1, 2, 3, 4]} for n in (1, 2)]
+    (images if field == "width" else marks)[0][field] = "LARGE"
+    text = json.dumps({"images": images, "annotations": marks, "categories": CATEGORIES}).replace('"LARGE"', large)
+    log = FindingLog(100)
+    file = parse(text.encode(), "f", log)
+    assert file is not None
+    assert (file.images[1].width, file.annotations[-1].image_id, len(file.images)) == (80, 2, 2)
+    assert code in [finding.code for finding in log.kept]
+
+
+def test_a_box_with_a_number_that_is_too_large_is_told_apart_from_others_of_a_file_that_was_mended() -> None:
+    text = json.dumps(
+        {
+            "images": [{"id": "1", "file_name": "1.jpg"}],
+            "annotations": [{"image_id": "1", "category_id": 1, "bbox": box} for box in ("LARGE", [1, 2, 3, 4])],
+            "categories": CATEGORIES,
+        }
+    )
+    file = parse(text.replace('"LARGE"', "[1, 1e400, 3, 4]").encode(), "f", FindingLog(100))
+    assert file is not None
+    assert [box_of(mark) for mark in file.annotations] == ["has a number that is too large", (1, 2, 3, 4)]
 
 
 def test_ids_that_are_names_are_replaced_by_numbers_that_no_other_entry_has() -> None:

@@ -32,11 +32,11 @@ def with_alpha(samples: NDArray[np.uint16], alpha: int) -> NDArray[np.uint16]:
     return np.concatenate([colours, np.full((*samples.shape[:2], 1), alpha, np.uint16)], axis=2)
 
 
-def tiff(samples: NDArray[Any], *, order: Literal["<", ">"] = "<", **more: Any) -> bytes:
+def tiff(samples: NDArray[Any], *, order: Literal["<", ">"] = "<", white_is_zero: bool = False, **more: Any) -> bytes:
     """An uncompressed TIFF of grey or RGB samples, and further bands."""
     height, width, bands = (*samples.shape, 1)[:3]
     bits = [8 * samples.itemsize] * bands
-    tags = tags_of(width, height, photometric=2 if bands > 2 else 1, bits=bits, **more)
+    tags = tags_of(width, height, photometric=0 if white_is_zero else 2 if bands > 2 else 1, bits=bits, **more)
     return tiff_of([tags], [samples.astype(samples.dtype.newbyteorder(order)).tobytes()], order=order)
 
 
@@ -90,6 +90,19 @@ def test_the_depth_is_judged_over_the_whole_image_and_not_strip_by_strip(monkeyp
         assert reading.notes == ()
         np.testing.assert_array_equal(reading.pixels[..., 1], samples >> 8)
     np.testing.assert_array_equal(decode(png_of(ramp(12), GREY))[..., 0], ramp(12) >> 4)
+
+
+@pytest.mark.parametrize("samples", [ramp(16), ramp(12), ramp(8).astype(np.uint8), ramp(8).astype(np.float32) / 255])
+def test_a_tiff_whose_white_is_zero_is_no_negative(tmp_path: Path, samples: NDArray[Any]) -> None:
+    more: list[Any] = [(339, 3, [3])] if samples.dtype == np.float32 else []
+    usual, inverted = (tiff(samples, white_is_zero=white_is_zero, more=more) for white_is_zero in (False, True))
+    pixels = decode(inverted)
+    np.testing.assert_array_equal(pixels, 255 - decode(usual))
+    (tmp_path / "image").write_bytes(inverted)
+    np.testing.assert_array_equal(np.asarray(upright(tmp_path / "image")), pixels)
+    packed = encode_for_pack(inverted, inspect(inverted))
+    with Image.open(BytesIO(packed.data)) as image:
+        np.testing.assert_array_equal(np.asarray(image.convert("RGB")), pixels)
 
 
 def test_a_black_image_has_no_depth() -> None:

@@ -59,12 +59,52 @@ def test_the_box_around_an_outline_is_no_box_to_convert(tmp_path: Path) -> None:
         ({"size": [4, 5], "counts": [20]}, None),
         ({"size": [4, 5], "counts": "cut off in the middle o"}, None),
         ({"size": [], "counts": "PYd1"}, None),
+        ({"size": [0.5, 1], "counts": [0, 5]}, None),
+        ({"size": [4, 5], "counts": [1e400, 5]}, None),
+        ({"size": [4, 5], "counts": [6, -3, 17]}, None),
         ([[]], None),
         ("mask.png", None),
     ],
 )
 def test_the_box_around_a_mask(segmentation: Any, box: Any) -> None:
     assert around_segmentation(segmentation) == box
+
+
+@pytest.mark.parametrize(
+    "outline", [[8, 6, None, 6, 48, 36], [8, 6, "x", 36], [8, 6, 48], [[8, 6, 48, 36], [8, None, 48, 36]]]
+)
+def test_an_outline_that_lacks_a_number_has_no_box(outline: Any) -> None:
+    assert around_segmentation(outline) is None, "x and y after the gap would be taken for each other"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "caption", "expected", "note"),
+    [
+        ("utf-8", "\U0001f600 c:\\ud83d", "\U0001f600 c:\\ud83d", ""),
+        ("utf-8-sig", "é", "é", ""),
+        ("utf-16", "é", "é", "coco.json is in UTF-16, and is uploaded in UTF-8"),
+        ("utf-8", "cut \ud83d", "cut ?", "halves of characters in coco.json become question marks"),
+        ("utf-8", "\ude00 cut", "? cut", "halves of characters in coco.json become question marks"),
+    ],
+)
+def test_a_file_that_is_not_json_for_everybody_is_uploaded_as_json(
+    tmp_path: Path, encoding: str, caption: str, expected: str, note: str
+) -> None:
+    file = coco(tmp_path, {"bbox": [1, 2, 3, 4], "caption": caption})
+    file.write_text(file.read_text(), encoding)
+    imported = read(file)
+    (uploaded,) = pack(imported).annotation_files()
+    sent = file.read_bytes().decode("utf-8-sig") if uploaded.content is None else uploaded.content.decode()
+    assert json.loads(sent)["annotations"][0]["caption"] == expected
+    assert imported.notes == ((note,) if note else ())
+    assert (uploaded.content is not None) == bool(note)
+
+
+def test_numbers_that_are_too_large_are_left_out_of_what_is_written_anew(tmp_path: Path) -> None:
+    file = coco(tmp_path, {"bbox": [1, 2, 3, 4], "area": 7}, images=[{"id": 1, "file_name": ".\\1.jpg"}])
+    file.write_text(file.read_text().replace("7", "1e400"))
+    written = content(pack(read(file)))
+    assert (written["images"][0]["file_name"], written["annotations"][0]["area"]) == ("1.jpg", None)
 
 
 def test_numbers_that_are_not_json_count_as_missing(tmp_path: Path) -> None:
@@ -101,6 +141,21 @@ def test_annotations_are_counted_as_the_service_reads_them(tmp_path: Path, image
     assert read(file).counts == {"cat": (1, 1)}
 
 
+def test_annotations_that_name_their_image_by_a_name_that_changes_keep_it(tmp_path: Path) -> None:
+    images = [{"id": "b", "file_name": ".\\1.jpg"}, {"id": 2, "file_name": "2.jpg"}]
+    exports.picture(tmp_path / "2.jpg")
+    named = [
+        {"image_id": ".\\1.jpg"},
+        {"image_id": "b"},
+        {"image_id": "2.jpg"},
+        {"image_id": "3.jpg"},
+        {"image_id": None},
+    ]
+    written = content(pack(read(coco(tmp_path, *named, images=images))))
+    assert [image["file_name"] for image in written["images"]] == ["1.jpg", "2.jpg"]
+    assert [mark["image_id"] for mark in written["annotations"]] == ["b", "b", 2, "3.jpg", None]
+
+
 @pytest.mark.parametrize(
     ("name", "fault"),
     [("ca\u200bt", r"'ca\u200bt' has the invisible character U+200B"), ("c" * 257, "has more than 256 characters")],
@@ -120,6 +175,27 @@ def test_images_without_a_file_and_files_that_are_elsewhere_are_told(tmp_path: P
         pack(imported)
     assert "is a URL" in caught.value.images[0].problem
     assert "--url PREFIX=DIR" in caught.value.images[0].problem
+
+
+@pytest.mark.parametrize("field", ["coco_url", "absolute_url"])
+def test_a_file_that_is_here_is_uploaded_although_it_has_a_uri_in_a_store(tmp_path: Path, field: str) -> None:
+    here = {"id": 1, "file_name": "1.jpg", field: "s3://bucket/1.jpg"}
+    there = {"id": 2, "file_name": "2.jpg", field: "s3://bucket/2.jpg"}
+    imported = read(coco(tmp_path, images=[here, there]))
+    package = pack(imported)
+    assert [placed.path for placed in package.placed] == ["1.jpg"]
+    assert content(package)["images"] == [{"id": 1, "file_name": "1.jpg"}, there]
+    assert "1 images have an s3:// uri; it is ignored" in told(imported)
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "path"),
+    [(" 1.jpg", [" 1.jpg", "1.jpg"], " 1.jpg"), (" 1.jpg", ["1.jpg"], "1.jpg"), ("1.jpg ", ["a/1.jpg"], "a/1.jpg")],
+)
+def test_blanks_around_a_files_name_may_be_part_of_it(tmp_path: Path, name: str, files: list[str], path: str) -> None:
+    file = exports.coco_file(tmp_path / "coco.json", [name])
+    exports.pictures(tmp_path, files)
+    assert [placed.path for placed in pack(read(file)).placed] == [path]
 
 
 def test_a_link_to_a_file_that_is_gone_is_told(tmp_path: Path) -> None:

@@ -183,6 +183,99 @@ def test_label_studios_short_form(tmp_path: Path, choice: object) -> None:
     assert marks(pack(read(tmp_path))) == {"1.jpg": [("cat", [])]}
 
 
+def label_studio_of(folder: Path, *results: dict[str, Any]) -> Path:
+    """The JSON of a project with one image, and what was entered for it."""
+    exports.picture(folder / "1.jpg")
+    task = {"id": 1, "data": {"image": "1.jpg"}, "annotations": [{"result": list(results)}]}
+    (folder / "project.json").write_text(json.dumps([task]))
+    return folder
+
+
+AREA = {"x": 10, "y": 10, "width": 50, "height": 50, "rotation": 0}
+
+
+@pytest.mark.parametrize(
+    ("area", "tool"),
+    [
+        (AREA, "rectangle"),
+        ({"points": [[10, 10], [60, 10], [60, 60]]}, "polygon"),
+        ({"x": 35, "y": 35, "radiusX": 25, "radiusY": 25}, "ellipse"),
+    ],
+)
+def test_label_studios_shapes_with_labels_of_their_own(tmp_path: Path, area: dict[str, Any], tool: str) -> None:
+    shape, label = {"type": tool, "value": area}, {"type": "labels", "value": {**area, "labels": ["cat"]}}
+    imported = read(label_studio_of(tmp_path, shape, label))
+    assert marks(pack(imported)) == {"1.jpg": [("cat", [0.1, 0.1, 0.5, 0.5])]}
+    assert "left out" not in told(imported), "the shape and its label are two results"
+
+
+@pytest.mark.parametrize("labels", ["cat", ["cat"]])
+def test_a_label_of_label_studio_may_stand_without_its_list(tmp_path: Path, labels: Any) -> None:
+    assert read(label_studio_of(tmp_path, {"value": {"choices": labels}})).categories == ("cat",)
+    assert read(label_studio_of(tmp_path, {"value": {**AREA, "rectanglelabels": labels}})).categories == ("cat",)
+
+
+@pytest.mark.parametrize(
+    ("value", "fault"),
+    [
+        ({**AREA, "rectanglelabels": True}, "a shape (rectanglelabels) lacks a coordinate or a label"),
+        ({**AREA, "labels": {}}, "a shape (labels) lacks a coordinate or a label"),
+        ({"points": 5, "polygonlabels": ["cat"]}, "a shape (polygonlabels) lacks a coordinate or a label"),
+        ({"points": [[1, 2], [None, 3]], "labels": ["cat"]}, "a shape (labels) lacks a coordinate or a label"),
+        ({"choices": True}, "its choice is no text"),
+    ],
+)
+def test_what_label_studio_says_of_a_task_is_named_if_it_cannot_be_read(
+    tmp_path: Path, value: dict[str, Any], fault: str
+) -> None:
+    with pytest.raises(ImportFault) as caught:
+        read(label_studio_of(tmp_path, {"value": value}))
+    assert caught.value.faults == (f"task 1, 1.jpg: {fault}",)
+
+
+def test_what_label_studio_has_besides_choices_and_shapes_is_said_to_be_left_out(tmp_path: Path) -> None:
+    taxonomy = {"type": "taxonomy", "value": {"taxonomy": [["animal", "cat"]]}}
+    bare, dot = {"type": "rectangle", "value": AREA}, {"type": "{0}", "value": {"x": 1, "y": 1, "labels": ["cat"]}}
+    left_out = {
+        "1 results of the kind taxonomy are left out",
+        "1 shapes have no label and are left out",
+        "1 results of the kind {0} are left out",
+    }
+    imported = read(label_studio_of(tmp_path, taxonomy, bare, dot, {"type": "choices", "value": {"choices": ["cat"]}}))
+    assert set(imported.notes) == left_out
+    with pytest.raises(ImportFault, match="nothing that was entered is a choice or a shape with a label") as caught:
+        read(label_studio_of(tmp_path, taxonomy, bare, dot))
+    assert set(caught.value.faults) == left_out
+
+
+@pytest.mark.parametrize(
+    ("fields", "found", "left_out"),
+    [
+        ({"camera": "north", "label": "cat"}, "cat", "camera"),
+        ({"camera": "north", "animal": {"choices": ["cat"]}}, "cat", "camera"),
+        ({"thumbnail": "https://host/1", "copy": "a/1.jpg", "animal": "cat"}, "cat", ""),
+        ({"animal": ["cat"], "weight": 5}, "cat", ""),
+    ],
+)
+def test_label_studios_short_form_has_data_besides_the_class(
+    tmp_path: Path, fields: dict[str, Any], found: str, left_out: str
+) -> None:
+    exports.picture(tmp_path / "1.jpg")
+    task = {"id": 1, "image": "/data/local-files/?d=1.jpg", **fields, "annotator": 1, "lead_time": 2.5}
+    (tmp_path / "min.json").write_text(json.dumps([task]))
+    imported = read(tmp_path)
+    assert marks(pack(imported)) == {"1.jpg": [(found, [])]}
+    assert (f"{left_out} are left out" in told(imported)) == bool(left_out)
+
+
+def test_label_studios_short_form_is_refused_if_several_fields_may_be_the_class(tmp_path: Path) -> None:
+    task = {"id": 1, "image": "1.jpg", "camera": "north", "animal": "cat", "annotator": 1, "lead_time": 2.5}
+    (tmp_path / "min.json").write_text(json.dumps([task]))
+    with pytest.raises(ImportFault, match="not clear which field is the class: camera, animal") as caught:
+        read(tmp_path / "min.json")
+    assert "as JSON" in caught.value.fix
+
+
 def test_cvat_for_images(tmp_path: Path) -> None:
     imported = read(exports.cvat(tmp_path))
     assert imported.format is Format.CVAT

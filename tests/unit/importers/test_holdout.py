@@ -80,15 +80,23 @@ def test_few_images_are_all_for_training(tmp_path: Path) -> None:
     assert hold_out(package, 0.2, 0) == (package, None)
 
 
-def test_the_parts_of_a_coco_file_list_their_images_and_annotations_only(tmp_path: Path) -> None:
-    names = [f"{number}.png" for number in range(60)]
-    for number, name in enumerate(names):
-        noise(tmp_path / name, number)
-    training, test = hold_out(pack(read(exports.coco_file(tmp_path / "set.json", names))), 0.2, 0)
+@pytest.mark.parametrize(
+    ("own", "written"),
+    [("{}", "{}"), ("{:03}", "{}"), ("{}", "{}.0"), ("{}", "{}.png"), ("image {}", "{}.png"), ("{}.png", "{}.png")],
+)
+def test_the_parts_of_a_coco_file_list_their_images_and_annotations_only(
+    tmp_path: Path, own: str, written: str
+) -> None:
+    numbers = range(60)
+    images = [{"id": own.format(number), "file_name": f"{number}.png"} for number in numbers]
+    marks = [{"id": number, "image_id": written.format(number), "category_id": number % 2 + 1} for number in numbers]
+    for number in numbers:
+        noise(tmp_path / f"{number}.png", number)
+    file = exports.coco_file(tmp_path / "set.json", [], images=images, annotations=marks)
+    training, test = hold_out(pack(read(file)), 0.2, 0)
     assert test is not None
     for part in (training, test):
-        (file,) = part.annotation_files()
-        content = json.loads(file.content or b"")
-        ids = {image["id"] for image in content["images"]}
+        (uploaded,) = part.annotation_files()
+        content = json.loads(uploaded.content or b"")
         assert {image["file_name"] for image in content["images"]} == paths(part)
-        assert {mark["image_id"] for mark in content["annotations"]} == ids
+        assert {f"{mark['id']}.png" for mark in content["annotations"]} == paths(part)

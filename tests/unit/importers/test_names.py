@@ -18,6 +18,7 @@ from sightline.importers.names import Resolver
         ("c#1.jpg", ["c#1.jpg", "c"]),
         ("日本語.jpg", ["日本語.jpg"]),
         ("images\\1.jpg", ["images\\1.jpg", "images/1.jpg"]),
+        (" 1.jpg", [" 1.jpg", "1.jpg"]),
     ],
 )
 def test_a_name_that_is_a_files_name_means_that_file(name: str, files: list[str]) -> None:
@@ -31,6 +32,7 @@ def test_a_name_that_is_a_files_name_means_that_file(name: str, files: list[str]
         ("images\\0001.jpg", "images/0001.jpg"),
         (".\\images\\0001.jpg", "images/0001.jpg"),
         ("a%20b.jpg", "a b.jpg"),
+        (" images\\1.jpg ", "images/1.jpg"),
         ("a%2520b.jpg", "a b.jpg"),
         ("M%C3%BCll/1.jpg", "Müll/1.jpg"),
         ("bilder\\GR%C3%96%C3%9FE%201.JPG", unicodedata.normalize("NFD", "Bilder/Größe 1.jpg")),

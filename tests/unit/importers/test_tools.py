@@ -191,6 +191,11 @@ TAGGED = {
         Format.CREATEML,
         json.dumps([{"image": f"{n}.jpg", "annotations": name} for n, name in NAMES.items()]),
     ),
+    "CreateML's lists of texts": (
+        "a.json",
+        Format.CREATEML,
+        json.dumps([{"image": f"{n}.jpg", "annotations": [name]} for n, name in NAMES.items()]),
+    ),
     "CreateML's labels": (
         "a.json",
         Format.CREATEML,
@@ -198,6 +203,11 @@ TAGGED = {
     ),
     "Datumaro": ("annotations/train.json", Format.DATUMARO, datumaro(boxes=False)),
     "FiftyOne": ("labels.json", Format.FIFTYONE, json.dumps({"classes": ["cat", "dog"], "labels": {"1": 0, "2": 1}})),
+    "FiftyOne, with confidences": (
+        "labels.json",
+        Format.FIFTYONE,
+        json.dumps({"labels": {str(n): {"label": name, "confidence": 1} for n, name in NAMES.items()}}),
+    ),
 }
 
 
@@ -247,6 +257,53 @@ def test_labels_that_open_images_says_are_absent_are_left_out(tmp_path: Path) ->
     imported = read(written(tmp_path, "labels.csv", text))
     assert marks(pack(imported)) == {"images/1.jpg": [("cat", [])], "images/2.jpg": [("dog", [])]}
     assert "1 labels that are not in the image" in told(imported)
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        {"type": "polygon", "points": [8, 6, None, 6, 48, 36]},
+        {"type": "polyline", "points": [8, 6, 48]},
+        {"type": "bbox", "bbox": [8, None, 6, 40, 30]},
+        {"type": "bbox", "bbox": 5},
+    ],
+)
+def test_a_shape_of_datumaro_that_lacks_a_number_is_named(tmp_path: Path, mark: dict[str, Any]) -> None:
+    items = [{"id": "1", "annotations": [{**mark, "label_id": 0}]}]
+    labels = {"label": {"labels": [{"name": "cat"}]}}
+    folder = written(tmp_path, "a.json", json.dumps({"categories": labels, "items": items}))
+    with pytest.raises(ImportFault) as caught:
+        read(folder)
+    assert caught.value.faults == (f"1, annotation 1 (cat): a {mark['type']} lacks a number",)
+
+
+def test_what_is_not_fiftyones_is_refused_if_it_is_said_to_be(tmp_path: Path) -> None:
+    folder = written(tmp_path, "labels.json", json.dumps({"classes": 5, "labels": {"1": 0}}))
+    with pytest.raises(ImportFault, match="not in FiftyOne's form"):
+        read(folder / "labels.json", form=Format.FIFTYONE)
+
+
+@pytest.mark.parametrize("mark", [None, True, [], {}, {"label": "cat", "coordinates": {"x": 1}}])
+def test_an_annotation_of_createml_that_is_neither_a_label_nor_a_box_is_named(tmp_path: Path, mark: Any) -> None:
+    folder = written(tmp_path, "a.json", json.dumps([{"image": "1.jpg", "annotations": [mark]}]))
+    with pytest.raises(ImportFault) as caught:
+        read(folder)
+    assert caught.value.faults == ("1.jpg, annotation 1: it lacks its label, or one of x, y, width, height",)
+
+
+@pytest.mark.parametrize(
+    "boxes",
+    [
+        *([{"label": "cat", "bounding_box": box}] for box in (5, True, [0.1, 0.1, 0.5], [0.1, None, 0.1, 0.5, 0.5])),
+        *(5, [5], [["cat", 0.1, 0.1, 0.5, 0.5]]),
+    ],
+)
+def test_a_box_of_fiftyone_without_four_numbers_is_named(tmp_path: Path, boxes: Any) -> None:
+    content = {"classes": ["cat"], "labels": {"1": {"detections": boxes}}}
+    folder = written(tmp_path, "labels.json", json.dumps(content))
+    with pytest.raises(ImportFault) as caught:
+        read(folder)
+    assert caught.value.faults == ("1, object 1: it lacks a label, or one of four numbers in bounding_box",)
 
 
 @pytest.mark.parametrize("place", ["", "C:\\data\\", "/home/me/data/"])

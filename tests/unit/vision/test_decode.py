@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -247,6 +248,23 @@ def test_a_file_that_is_not_an_image_is_named_for_what_it_is(data: bytes, words:
     with pytest.raises(InvalidImageFormat) as caught:
         decode(data, name="a.jpg")
     assert str(caught.value).startswith(f"a.jpg: {words}")
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [
+        lambda png: png.replace(b"\r\n", b"\n"),
+        lambda png: png.replace(b"\r", b"\n"),
+        lambda png: png.replace(b"\n", b"\r\n"),
+        lambda png: re.sub(b"(?<!\r)\n", b"\r\n", png),
+        lambda png: png.decode("utf-8", "replace").encode(),
+        lambda png: png.decode("latin-1").encode(),
+        lambda png: bytes(byte & 127 for byte in png),
+    ],
+)
+def test_a_png_that_was_copied_as_text_is_named(copied: Callable[[bytes], bytes]) -> None:
+    with pytest.raises(InvalidImageFormat, match=r"is a PNG that was copied as text.*; copy the original again"):
+        decode(copied(encoded(sample_image(), "PNG")))
 
 
 def test_every_problem_reads_as_a_predicate_of_the_image() -> None:

@@ -159,7 +159,7 @@ def test_of_a_strip_only_the_middle_is_resized_and_nothing_else_is_kept(turned: 
     middle = np.ascontiguousarray(rgb[1900:2100] if turned else rgb[:, 1900:2100])
     found, expected = (framed(np.ascontiguousarray(each), RULE) for each in (rgb, middle))
     assert np.abs(found.astype(int) - expected).max() <= 3
-    assert found.base is None or len(memoryview(found.base).cast("B")) == found.nbytes
+    assert not isinstance(found.base, np.ndarray), "it is no part of anything larger"
 
 
 def test_a_crop_keeps_no_more_than_it_shows():
