@@ -108,7 +108,7 @@ def read_xml(file: Path) -> ET.Element:
         try:
             return ET.fromstring(data)  # noqa: S314 - expat bounds what entities expand to
         except (ValueError, LookupError):  # expat knows neither encodings of several bytes nor unknown ones
-            return ET.fromstring(_declared(file, data))  # noqa: S314 - likewise
+            return ET.fromstring(_declared(file, data))  # noqa: S314 - expat bounds what entities expand to
     except ET.ParseError as error:
         raise ImportFault(f"{file} cannot be read as XML: {error}") from None
     except OSError as error:
