@@ -9,7 +9,6 @@ from pathlib import Path
 
 from sightline.importers.columns import (
     BBOX,
-    CORNERS,
     EDGES,
     IMAGE_SIDES,
     SIZED,
@@ -179,8 +178,9 @@ def _table(file: Path, rows: Sequence[Sequence[str]]) -> Table:
         flags = {}
     elif not flags:
         raise ImportFault(f"{file} has no column for the label: {', '.join(head)}", fix="call it `label`")
-    notes = tuple(_notes(head, lines, known, columns, flags))
-    return Table(columns, first, flags, notes, _doubt(file, head, lines, columns, flags))
+    used = {*columns.values(), *flags.values()}
+    notes = (*_recognised(head, known, columns), *_unused(head, lines, used))
+    return Table(columns, first, flags, notes, _doubt(file, head, lines, columns, used))
 
 
 def _guessed(
@@ -200,19 +200,21 @@ def _guessed(
     return by_content(lines, known, flags.values())
 
 
-def _notes(
-    head: Sequence[str],
-    lines: Sequence[Sequence[str]],
-    known: Mapping[str, int],
-    columns: Mapping[str, int],
-    flags: Mapping[str, int],
-) -> Iterator[str]:
-    """The columns that were recognised by their cells although there is a header, and those that are not used."""
-    names = dict(enumerate(head)) or {place: f"column {place + 1}" for place in range(max(map(len, lines), default=0))}
-    if head and (found := [f"{names[place]} as {name}" for name, place in columns.items() if name not in known]):
+def _name(head: Sequence[str], place: int) -> str:
+    """What the header calls a column; its number beyond the header."""
+    return head[place] if place < len(head) else f"column {place + 1}"
+
+
+def _recognised(head: Sequence[str], known: Mapping[str, int], columns: Mapping[str, int]) -> Iterator[str]:
+    """Says which columns were recognised by their cells although there is a header."""
+    if found := [f"{_name(head, place)} as {name}" for name, place in columns.items() if head and name not in known]:
         yield f"columns were recognised by what they hold: {', '.join(found)}"
-    used = {*columns.values(), *flags.values()}
-    if left := [name for place, name in names.items() if name and place not in used]:
+
+
+def _unused(head: Sequence[str], lines: Sequence[Sequence[str]], used: Collection[int]) -> Iterator[str]:
+    """Says which columns are not used."""
+    names = head or [_name((), place) for place in range(max(map(len, lines), default=0))]
+    if left := [name for place, name in enumerate(names) if name and place not in used]:
         more = f" and {len(left) - LISTED} more" if len(left) > LISTED else ""
         yield f"columns that are not used: {', '.join(left[:LISTED])}{more}"
 
@@ -222,13 +224,12 @@ def _doubt(
     head: Sequence[str],
     lines: Sequence[Sequence[str]],
     columns: Mapping[str, int],
-    flags: Mapping[str, int],
+    used: Collection[int],
 ) -> ImportFault | None:
     """What has to be said more clearly in the header."""
     others = [head[place] for place in places_of_names(lines, columns) if place < len(head)]
-    if others and is_image_id(name := head[columns["path"]]) and not holds_names(lines, columns["path"]):
+    if others and is_image_id(name := _name(head, columns["path"])) and not holds_names(lines, columns["path"]):
         return ImportFault(f"{file}: the images are named by {name}, or by {others[0]}", fix="call that column `path`")
-    used = {*columns.values(), *flags.values()}
     if not box_of(columns) and (name := lacking(head, used)):
         fix = "call the columns of boxes x1, y1, x2, y2, or x, y, w, h, and columns of something else otherwise"
         return ImportFault(f"{file} has columns of boxes, but none for {name}: {', '.join(head)}", fix=fix)
@@ -275,19 +276,18 @@ def _box(label: str, names: Sequence[str], edges: Sequence[str]) -> Box | str:
         edges, names = _NUMBER.findall(edges[0]), SIZED
         if len(edges) != 4:
             return f"bbox has {len(edges)} numbers"
+    values = [number_of(text) for text in edges]
     if names == VERTICES:  # AutoML's: all four corners, or two opposite ones and nothing for the others
-        pairs = [(number_of(x), number_of(y)) for x, y in zip(edges[::2], edges[1::2], strict=True)]
-        found = around((x, y) for x, y in pairs if x is not None and y is not None)
-        edges = (
-            [str(value) for value in (found[0], found[1], found[0] + found[2], found[1] + found[3])] if found else []
-        )
-        names = CORNERS
-        if not edges:
+        corners = zip(values[::2], values[1::2], strict=True)
+        outline = around((x, y) for x, y in corners if x is not None and y is not None)
+        if outline is None:
             return "its box lacks a corner"
-    for name, text in zip(names, edges, strict=True):
-        if number_of(text) is None:
-            return f"{name} is {text!r}, not a number"
+        x, y, width, height = outline
+        values = [x, y, x + width, y + height]
+    elif None in values:
+        wrong = values.index(None)
+        return f"{names[wrong]} is {edges[wrong]!r}, not a number"
     if not label:
         return "its box has no label"
-    one, two, three, four = (number_of(text) or 0.0 for text in edges)
+    one, two, three, four = (value or 0.0 for value in values)
     return Box(label, one, two, three, four)

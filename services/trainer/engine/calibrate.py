@@ -1,8 +1,8 @@
 """How fast this machine's device is beside the reference device: `sightline calibrate` runs it.
 
 The reference device is defined by its time for the reference work: decoding and preprocessing photos, and a forward
-pass of `mobilenet_v2` over each, at its default size and with as many threads as a worker
-uses. On the reference device an image takes what the catalogue says.
+pass of `mobilenet_v2` over each, at its default size and with as many threads as a worker uses. On the reference device
+an image takes what the catalogue says.
 """
 
 import argparse

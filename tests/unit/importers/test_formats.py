@@ -487,6 +487,12 @@ def test_what_the_header_of_a_csv_does_not_say_is_told(tmp_path: Path) -> None:
     assert "not used: id, note" in said
 
 
+def test_a_column_beyond_the_header_is_told_by_its_number(tmp_path: Path) -> None:
+    exports.pictures(tmp_path, ["1.jpg", "2.jpg"])
+    (tmp_path / "labels.csv").write_text("label,other\ncat,1,1.jpg\ndog,2,2.jpg\n")
+    assert "recognised by what they hold: column 3 as path" in told(read(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
