@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from services.kit.errors import Diverged
+from services.trainer.engine.classification.fuse import folded
 from services.trainer.engine.classification.heads import LinearHead
 from services.trainer.engine.classification.linear_head import begin_with
 from services.trainer.engine.classification.stage_maps import LAST_STAGES, StageMaps
@@ -43,6 +44,7 @@ class StageTuning:
         """
         task, recipe = self.task, self.task.recipe
         network, optimizer = self._start(head)
+        computing = folded(network) if task.device == "cpu" else network
         per_epoch = self.steps_per_epoch(len(rows))
         plan = Plan(total_steps=epochs * per_epoch, steps_per_epoch=per_epoch, validate_every=epochs)
         labels = torch.from_numpy(self.labels).to(task.device)
@@ -53,7 +55,7 @@ class StageTuning:
             part = slice(place * recipe.batch_size, (place + 1) * recipe.batch_size)
             for group in optimizer.param_groups:
                 group["lr"] = group["share"] * recipe.learning_rate * plan.rate(step)
-            logits = network.answer(self.maps.inputs(order[part], views[part]), self.maps.start)
+            logits = computing.answer(self.maps.inputs(order[part], views[part]), self.maps.start)
             loss = nn.functional.cross_entropy(logits, labels[order[part]], label_smoothing=recipe.label_smoothing)
             if not torch.isfinite(loss):
                 rate = recipe.learning_rate
