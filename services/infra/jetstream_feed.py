@@ -35,6 +35,7 @@ class Feed:
         self._heartbeat = heartbeat
         self._messages: asyncio.Queue[Msg] = asyncio.Queue()
         self._subscription: Subscription | None = None
+        self._consumer = ""  # its name, once the server has given it one
         self._reconnects = connection.stats["reconnects"]
         self._seen = 0
 
@@ -54,7 +55,8 @@ class Feed:
             num_replicas=1,
             mem_storage=True,
         )
-        await self._connection.jetstream(timeout=REQUEST_SECONDS).add_consumer(self._stream, config)
+        made = await self._connection.jetstream(timeout=REQUEST_SECONDS).add_consumer(self._stream, config)
+        self._consumer = made.name
 
     def _begin(self) -> dict[str, Any]:
         if self._start is None:
@@ -64,10 +66,12 @@ class Feed:
         return {"deliver_policy": DeliverPolicy.BY_START_TIME, "opt_start_time": self._start}
 
     async def close(self) -> None:
-        """Unsubscribes; the server removes the consumer soon after."""
-        if self._subscription is not None:
-            with suppress(nats.errors.Error, OSError):
+        """Removes the consumer, of which a stream has at most 1,000; without a connection the server does so later."""
+        with suppress(nats.errors.Error, OSError):
+            if self._subscription is not None:
                 await self._subscription.unsubscribe()
+            if self._consumer:
+                await self._connection.publish(f"$JS.API.CONSUMER.DELETE.{self._stream}.{self._consumer}")
 
     async def next(self) -> Msg | None:
         """The next message, or None once the server has nothing more for now."""

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from services.vision.decode import SCALED_SIDE, STRIP_PIXELS
+from services.vision.decode import SCALED_SIDE, STRIP_PIXELS, shrunk
 
 MAX_ENTRIES = 10_000  # segments, chunks, blocks or tags that are read before the image's size must have come
 MANY = 1 << 62  # scans of a file that has more segments than that
@@ -46,8 +46,8 @@ class Cost:
 
     def peak_bytes(self, at_least: int | None = None, *, reencoded: bool = False) -> int:
         """The most memory that decoding takes at any time, as `decode` does it."""
-        shrunk = self._shrunk(at_least) if at_least is not None and self.shrinks else 1
-        stored = -(-self.width // shrunk) * -(-self.height // shrunk)
+        smaller = shrunk(self.width, self.height, at_least) if at_least is not None and self.shrinks else 1
+        stored = -(-self.width // smaller) * -(-self.height // smaller)
         longer = max(self.width, self.height, 1)
         finished = int(stored * min(1.0, SCALED_SIDE / longer) ** 2)
         strip = min(stored, STRIP_PIXELS) * (_STRIP_CONVERTED if self.converted else _STRIP)
@@ -55,10 +55,6 @@ class Cost:
         converting = _STORED * stored + self.kept_bytes + strip + _FINISHED * finished
         encoding = (_FINISHED + _REENCODED) * finished if reencoded else 0
         return max(loading, converting, encoding)
-
-    def _shrunk(self, at_least: int) -> int:
-        smallest = min(self.width, self.height) // max(1, at_least)
-        return next((factor for factor in (8, 4, 2) if factor <= smallest), 1)
 
 
 def cost_of(data: bytes, max_scans: int = MANY) -> Cost:

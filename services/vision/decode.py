@@ -71,15 +71,25 @@ class Decoded:
 
 
 def decode_sizes(data: bytes, sizes: Iterable[int], name: str = "image", *, min_side: int = MIN_SIDE) -> Decoded:
-    """The image for each `at_least` in `sizes`; raises as `decode` does."""
+    """The image for each `at_least` in `sizes`; raises as `decode` does.
+
+    Sizes for which it is decoded at the same scale share the pixels.
+    """
     info = inspect(data, name, min_side=min_side)
     pixels: dict[int, NDArray[np.uint8]] = {}
+    by_scale: dict[int, NDArray[np.uint8]] = {}
     for size in sizes:
-        if pixels and info.format not in _SHRINKING:
-            pixels[size] = next(iter(pixels.values()))
-        else:
-            pixels[size] = decode(data, name=name, at_least=size)
+        scale = shrunk(info.width, info.height, size) if info.format in _SHRINKING else 1
+        if scale not in by_scale:
+            by_scale[scale] = decode(data, name=name, at_least=size)
+        pixels[size] = by_scale[scale]
     return Decoded(info, pixels)
+
+
+def shrunk(width: int, height: int, at_least: int) -> int:
+    """By how much a JPEG is decoded smaller: 8, 4, 2 or 1."""
+    most = min(width, height) // max(1, at_least)
+    return next((factor for factor in (8, 4, 2) if factor <= most), 1)
 
 
 def inspect(data: bytes, name: str = "image", *, min_side: int = MIN_SIDE, max_side: int = MAX_SIDE) -> ImageInfo:

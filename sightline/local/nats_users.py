@@ -88,7 +88,8 @@ def _of_audit(user: str) -> list[str]:
 
 def _follows(stream: str) -> list[str]:
     """To receive a stream's messages in order."""
-    consumers = _requests([f"CONSUMER.CREATE.{stream}", f"CONSUMER.CREATE.{stream}.>"])
+    verbs = (f"CREATE.{stream}", f"CREATE.{stream}.>", f"DELETE.{stream}.*")
+    consumers = _requests([f"CONSUMER.{verb}" for verb in verbs])
     return [*consumers, f"$JS.FC.{stream}.>"]
 
 

@@ -79,10 +79,13 @@ async def test_each_user_writes_its_own_records_in_every_project(server: NatsSer
         revision = await records.update(key, b"2", revision)
         assert (await records.get(key)).value == b"2"
         if not user.endswith("-worker"):
-            collections = split(key)[1].split("/")[::2]
-            async for change in records.watch(*collections):
-                if isinstance(change, Synced):
-                    break
+            watch = records.watch(*split(key)[1].split("/")[::2])
+            while not isinstance(await anext(watch), Synced):
+                pass
+            await watch.aclose()
+            streams = connection.jetstream()
+            while (await streams.stream_info("KV_sightline_records")).state.consumer_count:  # noqa: ASYNC110 - the server removes it
+                await asyncio.sleep(0.01)
         if user in REMOVES:
             records._tombstone_age = timedelta(seconds=-1)
             await records.delete(key, revision)

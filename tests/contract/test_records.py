@@ -317,6 +317,19 @@ async def test_a_closed_watch_blocks_neither_writes_nor_other_watches(records: R
     assert len(await until_synced(records.watch("models"))) == 1
 
 
+async def test_a_watch_that_has_ended_leaves_no_consumer(own_connection: Client) -> None:
+    async def consumers() -> int:
+        return (await own_connection.jetstream().stream_info("KV_watched")).state.consumer_count
+
+    watch = JetStreamRecords(own_connection, "watched").watch("models")
+    await until_synced(watch)
+    assert await consumers() == 1
+    await watch.aclose()
+    async with asyncio.timeout(5):
+        while await consumers():  # noqa: ASYNC110 - the server removes it
+            await asyncio.sleep(0.01)
+
+
 async def test_watches_read_what_is_there_one_after_the_other(nats_server: NatsServer) -> None:
     """nats-server sends 32 MiB ahead for each, and ends a connection that is 64 MiB behind."""
     connection = await connect(nats_server.url, "test")

@@ -1,7 +1,7 @@
 """A snapshot on the local disk as a list of images, and which of them are unreadable."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from services.kit.errors import (
 )
 from services.trainer.messages import MANIFEST_FILE, local_name
 from services.vision.card import ModelKind
-from services.vision.decode import decode
+from services.vision.decode import decode, decode_sizes
 from services.vision.near_duplicates import first_of
 from services.vision.snapshot import (
     AnnotationKind,
@@ -86,6 +86,15 @@ class Images:
         sample = self.samples[index]
         try:
             return decode(self.read(index), name=sample.record.file_name, at_least=at_least)
+        except (InvalidImage, ValueError, OSError) as fault:
+            self.note_unreadable(index, fault)
+            return None
+
+    def pixels_of(self, index: int, sizes: Iterable[int]) -> Mapping[int, Pixels] | None:
+        """As `pixels`, for each `at_least` in `sizes`."""
+        sample = self.samples[index]
+        try:
+            return decode_sizes(self.read(index), sizes, sample.record.file_name, min_side=1).pixels
         except (InvalidImage, ValueError, OSError) as fault:
             self.note_unreadable(index, fault)
             return None

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from PIL import Image, ImageFile
 
 from services.kit.errors import InvalidImage, InvalidImageFormat, InvalidImageSize
 from services.vision import decode as decode_module
-from services.vision.decode import decode, inspect
+from services.vision.decode import decode, decode_sizes, inspect
 from services.vision.repack import encode_for_pack
 from sightline.images.upright import FORMATS
 
@@ -399,6 +400,16 @@ def test_a_jpeg_may_be_decoded_smaller_but_not_below_at_least() -> None:
     assert min(decode(data, at_least=256).shape[:2]) >= 256
     assert decode(data).shape == (960, 1600, 3)
     assert decode(turned(6, "JPEG"), at_least=48).shape == (64, 48, 3)
+
+
+@pytest.mark.parametrize("format_", ["JPEG", "PNG"])
+def test_an_image_is_decoded_once_for_each_scale(format_: str) -> None:
+    data, sizes = encoded(sample_image(1600, 960), format_), (100, 120, 300, 480, 481, 2_000)
+    with patch.object(decode_module, "decode", wraps=decode) as decoded:
+        found = decode_sizes(data, sizes).pixels
+    assert decoded.call_count == (3 if format_ == "JPEG" else 1)
+    for size in sizes:
+        np.testing.assert_array_equal(found[size], decode(data, at_least=size))
 
 
 @pytest.mark.parametrize("format_", ["JPEG", "PNG"])

@@ -170,16 +170,14 @@ class Extractor:
         return prefetched(lambda batch: (len(batch), self._inputs(which, batch.tolist())), batches, self.task.threads)
 
     def _inputs(self, which: list[Which], batch: list[int]) -> Inputs:
-        """Decodes each image once per decoding size, and makes each view of each rule once."""
+        """Decodes each image once per scale, and makes each view of each rule once."""
         rules = {(self.backbones[backbone].rule, view) for backbone, view in which}
         made: dict[tuple[object, int], list[Tensor]] = {key: [] for key in rules}
         for index in batch:
-            limits = {rule.at_least for rule, _ in rules}
-            pixels = {limit: self.images.pixels(index, limit) for limit in limits}
+            pixels = self.images.pixels_of(index, {rule.at_least for rule, _ in rules})
             for rule, view in rules:
-                rgb = pixels[rule.at_least]
                 empty = torch.full((3, rule.size, rule.size), torch.nan)
-                made[rule, view].append(empty if rgb is None else preprocess.view(rgb, rule, view))
+                made[rule, view].append(preprocess.view(pixels[rule.at_least], rule, view) if pixels else empty)
         stacked = {key: torch.stack(tensors) for key, tensors in made.items()}
         return {(backbone, view): stacked[self.backbones[backbone].rule, view] for backbone, view in which}
 

@@ -71,7 +71,9 @@ def _fold(module: nn.Module, fold: Fold) -> None:
             together = fold(first, second)
             if together is not None:
                 setattr(module, name, together)
-                setattr(module, next_name, getattr(second, "act", nn.Identity()))  # timm's layer includes the activation
+                setattr(
+                    module, next_name, getattr(second, "act", nn.Identity())
+                )  # timm's layer includes the activation
     for child in module.children():
         if not isinstance(child, _Folded):
             _fold(child, fold)

@@ -10,7 +10,14 @@ from services.trainer.engine.classification.fuse import folded, fused
 from services.trainer.engine.loop.task import freeze_norms
 from services.vision.backbones import Network, build, embed
 
-NETWORKS = ("mobilenet_v2", "mobilenet_v2_keras", "mobilenet_v3_large", "efficientnet_lite0", "resnet18", "squeezenet1_1")
+NETWORKS = (
+    "mobilenet_v2",
+    "mobilenet_v2_keras",
+    "mobilenet_v3_large",
+    "efficientnet_lite0",
+    "resnet18",
+    "squeezenet1_1",
+)
 SIDE = 64
 
 
@@ -20,7 +27,12 @@ def network(request: pytest.FixtureRequest) -> Network:
     built = build(request.param, 3, seed=0)
     random = torch.Generator().manual_seed(0)
     for norm in (module for module in built.modules() if isinstance(module, nn.BatchNorm2d)):
-        for tensor, least in ((norm.running_mean, -0.2), (norm.running_var, 0.5), (norm.weight, 0.5), (norm.bias, -0.2)):
+        for tensor, least in (
+            (norm.running_mean, -0.2),
+            (norm.running_var, 0.5),
+            (norm.weight, 0.5),
+            (norm.bias, -0.2),
+        ):
             assert tensor is not None
             tensor.data = least + torch.rand(tensor.shape, generator=random)
     return built.double()
