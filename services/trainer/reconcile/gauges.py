@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from services.kit.clock import Clock
 from services.kit.consume import QUEUED
+from services.kit.names import parent
 from services.kit.queue import Queue
 from services.kit.tasks import repeat_aside
 from services.kit.telemetry import Telemetry
@@ -48,7 +49,7 @@ class Gauges:
         self._count_work("export", [found.value.work for found in self.store.exports.view.all()], now)
         charged = defaultdict[str, timedelta](timedelta)
         for name, work in (*trials, *(each for each in evaluations if each[0].endswith(f"/{FINAL_EVALUATION}"))):
-            charged["/".join(name.split("/", 2)[:2])] += work.charged
+            charged[parent(name)] += work.charged
         self._count_models(charged)
 
     def _count_work(self, kind: str, works: list[Work], now: datetime) -> None:
