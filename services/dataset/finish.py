@@ -1,6 +1,5 @@
 """Finishes a validation: from checked chunks to the snapshot's manifest, or the reasons why there is none."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -186,17 +185,16 @@ def _find_alike(manifest: Manifest, log: FindingLog) -> None:
 
 
 def _find_imbalance(manifest: Manifest, log: FindingLog) -> None:
-    used = Counter[bool]()
     for category in manifest.categories:
-        used[category.image_count > 0] += 1
         if category.image_count == 0:
             log.add("categoryWithoutImages", category=category.name)
         elif category.image_count < MIN_IMAGES_PER_CATEGORY:
             count, minimum = category.image_count, MIN_IMAGES_PER_CATEGORY
             log.add("categoryTooFewImages", category=category.name, count=count, minimum=minimum)
     minimum = AnnotationKind(manifest.kind).min_categories
-    if used[True] < minimum:
-        log.add("tooFewCategories", count=used[True], minimum=minimum)
+    used = sum(category.image_count > 0 for category in manifest.categories)
+    if used < minimum:
+        log.add("tooFewCategories", count=used, minimum=minimum)
     most = max(manifest.categories, key=lambda category: category.annotation_count)
     rare = [one.name for one in manifest.categories if 0 < one.annotation_count * IMBALANCE < most.annotation_count]
     if rare:

@@ -14,6 +14,7 @@ from services.dataset.settings import DatasetSettings
 from services.dataset.upload_records import UploadRecord, UploadRecords
 from services.dataset.uploaded_files import FOLDER, UploadedFile, put_list
 from services.kit.blobs import Blobs, read_pieces, to_uri
+from services.kit.digests import file_digest
 from services.kit.errors import (
     BlobNotFound,
     FileAlreadyExists,
@@ -189,7 +190,7 @@ class Uploads:
             await self._blobs.get_file(key, path)
         except BlobNotFound:
             return ""
-        return await asyncio.to_thread(_sha256_of, path)
+        return await asyncio.to_thread(file_digest, path)
 
 
 class _Tally:
@@ -269,11 +270,6 @@ class _Receiving:
     def close(self) -> None:
         """Closes the file."""
         self._target.close()
-
-
-def _sha256_of(path: Path) -> str:
-    with path.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def check_path(path: str, prefix: str, field: str = "file.path") -> None:

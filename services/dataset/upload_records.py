@@ -235,7 +235,7 @@ class UploadReconciler:
 
     None expires while there is a dataset whose record this release cannot read: it may name any of them.
     Safe in several replicas, and beside CreateDataset: that marks the upload as used before it creates the dataset,
-    and an upload is removed only at the revision at which it was found unused for `upload_expiry`.
+    and an upload is removed only at the revision at which it was found unused for `upload_expiry_hours`.
     """
 
     records: UploadRecords

@@ -4,12 +4,11 @@ import asyncio
 
 from services.dataset.chunk import check_chunk
 from services.dataset.context import WorkerContext
-from services.dataset.domain import ADVANCE, CHECK
+from services.dataset.domain import ADVANCE, CHECK, COLLECTION
 from services.dataset.ingest import advance, give_up
-from services.dataset.jobs import parse_chunk
 from services.dataset.settings import DatasetSettings
 from services.kit import consume
-from services.kit.jobs import handler
+from services.kit.jobs import handler, parse_chunk
 
 
 def job_handlers(context: WorkerContext, settings: DatasetSettings) -> list[consume.Job]:
@@ -19,13 +18,13 @@ def job_handlers(context: WorkerContext, settings: DatasetSettings) -> list[cons
         await advance(context, settings, name)
 
     async def on_chunk(name: str) -> None:
-        await check_chunk(context, settings, *parse_chunk(name))
+        await check_chunk(context, settings, *parse_chunk(name, COLLECTION))
 
     async def on_poison_advance(name: str) -> None:
         await give_up(context, name, "reading its annotation files, or writing its snapshot")
 
     async def on_poison_chunk(name: str) -> None:
-        dataset, number = parse_chunk(name)
+        dataset, number = parse_chunk(name, COLLECTION)
         await give_up(context, dataset, f"checking chunk {number} of its images")
 
     return [

@@ -9,6 +9,9 @@ from services.gateway.fields import Fields, read_json
 from services.gateway.media import Media, medium
 from services.gateway.settings import GatewaySettings
 from services.gateway.upstream import Session
+from sightline.v1.prediction_service_pb2 import AnalyzeImageRequest
+
+SPARE_BYTES = 4096  # for the frame of a form around an image
 
 
 class Body(Protocol):
@@ -54,3 +57,10 @@ class Exchange:
         """The body, as what its content type says that it is, or else what it looks like."""
         content_type, data = self.request.headers.get("content-type", ""), await self.bytes(limit)
         return await asyncio.to_thread(medium, content_type, data)
+
+    async def image_request(self) -> AnalyzeImageRequest:
+        """A request to predict the image in the body: its bytes, or where in the store it is."""
+        media = await self.media(self.settings.max_prediction_image_bytes + SPARE_BYTES)
+        if media.json is None:
+            return AnalyzeImageRequest(image=media.image)
+        return AnalyzeImageRequest(uri=self.settings.blob_uris.to_store(media.json.required_text("url")))

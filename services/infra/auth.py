@@ -14,7 +14,7 @@ from services.infra.jwks import JwksFile, JwksUrl, KeySource, fetcher
 from services.infra.static_keys import StaticKeys
 from services.kit import callers, names
 from services.kit.callers import ALL_PROJECTS, DEFAULT_PROJECT, Caller
-from services.kit.clock import Clock, SystemClock
+from services.kit.clock import SystemClock
 from services.kit.errors import PermissionDenied, ProjectDenied, Unauthenticated
 from services.kit.masking import masked_urls
 from services.kit.roles import OPEN, POLICY, Role, may
@@ -130,7 +130,7 @@ class Tokens:
         )
 
 
-def guard_of(settings: Settings, clock: Clock | None = None) -> Guard | None:
+def guard_of(settings: Settings) -> Guard | None:
     """The guard for the settings; None if no token is needed. AuthUnusable."""
     if not settings.has_auth:
         return None
@@ -138,18 +138,18 @@ def guard_of(settings: Settings, clock: Clock | None = None) -> Guard | None:
     try:
         keys = StaticKeys(settings.auth_keys) if settings.auth_keys else None
         setting = "SIGHTLINE_AUTH_JWKS"
-        tokens = Tokens(_source(settings, clock or SystemClock()), settings) if settings.auth_jwks else None
+        tokens = Tokens(_source(settings), settings) if settings.auth_jwks else None
     except (OSError, ValueError) as error:
         names = f"{setting} and SIGHTLINE_AUTH_CA" if settings.auth_ca else setting
         raise AuthUnusable(f"{masked_urls(str(error))}; see {names}") from None
     return Guard(keys, tokens)
 
 
-def _source(settings: Settings, clock: Clock) -> KeySource:
+def _source(settings: Settings) -> KeySource:
     if settings.auth_jwks.lower().startswith("https://"):
         if settings.auth_ca:
             check_ca(settings.auth_ca, settings.auth_ca.read_bytes())
-        return JwksUrl(fetcher(settings.auth_jwks, settings.auth_ca), clock)
+        return JwksUrl(fetcher(settings.auth_jwks, settings.auth_ca), SystemClock())
     return JwksFile(Path(settings.auth_jwks))
 
 

@@ -13,7 +13,6 @@ was before the last blobs were copied, and one that was deleted is left out.
 
 import argparse
 import asyncio
-import hashlib
 import logging
 import re
 import sys
@@ -31,6 +30,7 @@ from services.infra.nats_access import NatsAccess
 from services.infra.store import open_blobs
 from services.kit import codec
 from services.kit.blobs import BlobInfo, Blobs, check_key
+from services.kit.digests import file_digest
 from services.kit.errors import BlobNotFound, RecordExists, SightlineError
 from services.kit.records import check_record_key
 from services.kit.settings import Settings, load
@@ -185,7 +185,7 @@ async def _each(items: Iterable[T], act: Callable[[T], Awaitable[None]]) -> None
 
 
 def _keep(folder: Path, key: str, file: Path) -> Blob:
-    blob = Blob(key, file.stat().st_size, _sha256(file))
+    blob = Blob(key, file.stat().st_size, file_digest(file))
     place = _place(folder, blob.sha256)
     place.parent.mkdir(parents=True, exist_ok=True)
     file.replace(place)
@@ -208,7 +208,7 @@ def _read(folder: Path) -> tuple[Summary, dict[str, bytes], list[Blob]]:
             if not _DIGEST.fullmatch(blob.sha256):
                 raise BackupUnusable(f"{folder} is no backup: {blob.sha256!r} is no digest")
             place = _place(folder, blob.sha256)
-            if place.stat().st_size != blob.size or _sha256(place) != blob.sha256:
+            if place.stat().st_size != blob.size or file_digest(place) != blob.sha256:
                 raise BackupUnusable(f"{place} is not the file that was written, which is {blob.key} in the store")
     except OSError as error:
         raise BackupUnusable(f"{folder} is no complete backup: {error}") from None
@@ -218,7 +218,7 @@ def _read(folder: Path) -> tuple[Summary, dict[str, bytes], list[Blob]]:
 
 
 def _lines(file: Path, digest: str, kind: type[T]) -> Iterator[T]:
-    if _sha256(file) != digest:
+    if file_digest(file) != digest:
         raise BackupUnusable(f"{file} is not the file that was written")
     with file.open("rb") as source:
         for line in source:
@@ -230,16 +230,11 @@ def _write(file: Path, lines: Iterable[object]) -> str:
     with file.open("wb") as target:
         for line in lines:
             target.write(msgspec.json.encode(line) + b"\n")
-    return _sha256(file)
+    return file_digest(file)
 
 
 def _place(folder: Path, sha256: str) -> Path:
     return folder / "blobs" / sha256[:2] / sha256
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as source:
-        return hashlib.file_digest(source, "sha256").hexdigest()
 
 
 def main() -> None:

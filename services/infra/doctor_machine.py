@@ -1,7 +1,6 @@
 """Checks the machine: devices, shared memory, writable folders and pretrained weights."""
 
 import asyncio
-import hashlib
 import json
 import os
 import shutil
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from services.infra.findings import GIB, Report
 from services.kit import confinement
+from services.kit.digests import file_digest
 from services.kit.plurals import counted
 
 WORKER_BYTES = 4 * GIB  # of memory, with which trainings of small networks succeed
@@ -193,8 +193,8 @@ async def check_weights(report: Report, folder: Path | None, *, download: bool) 
         if problem := await asyncio.to_thread(_broken, file):
             report.fault(f"{file} cannot be used: {problem}", "fetch it again, and compare its digest")
         else:
-            digest = await asyncio.to_thread(_digest, file)
-            report.ok(f"weights of {file.stem}: {file.stat().st_size / 2**20:.1f} MiB, sha256 {digest}")
+            digest = await asyncio.to_thread(file_digest, file)
+            report.ok(f"weights of {file.stem}: {file.stat().st_size / 2**20:.1f} MiB, sha256 {digest[:16]}")
 
 
 def _broken(file: Path) -> str:
@@ -211,8 +211,3 @@ def _broken(file: Path) -> str:
         return f"it is not a safetensors file, or cannot be read ({type(error).__name__})"
     size = file.stat().st_size
     return "" if size == whole else f"it has {counted(size, 'byte')}, where its header says {whole}"
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()[:16]

@@ -192,7 +192,9 @@ class PrometheusTelemetry:
 class MetricsEndpoint:
     """`/metrics` and `/live` over HTTP, from a separate thread, so that both answer while the event loop is busy."""
 
-    def __init__(self, registry: CollectorRegistry, host: str, port: int, is_late: Callable[[], bool]) -> None:
+    def __init__(
+        self, registry: CollectorRegistry, host: str, port: int, is_late: Callable[[], bool] = lambda: False
+    ) -> None:
         """Listens when it returns; port 0 means any free port. OSError if the port is in use."""
         self._server, self._thread = start_metrics_server(port, addr=host, registry=registry)
         self._server.set_app(_with_liveness(self._server.get_app(), is_late))
@@ -219,13 +221,6 @@ def _with_liveness(metrics: "WSGIApplication | None", is_late: Callable[[], bool
     return answer
 
 
-def serve_metrics(
-    registry: CollectorRegistry, host: str, port: int, is_late: Callable[[], bool] = lambda: False
-) -> MetricsEndpoint:
-    """The registry's metrics at http://host:port/metrics, and `/live`, until the endpoint is closed."""
-    return MetricsEndpoint(registry, host, port, is_late)
-
-
 @contextmanager
 def measured(service: str, settings: Settings, metrics: Iterable[Metric] = ()) -> Generator[PrometheusTelemetry]:
     """The telemetry of a process, exported at the metrics port for the block, if the settings have one.
@@ -240,7 +235,7 @@ def measured(service: str, settings: Settings, metrics: Iterable[Metric] = ()) -
             yield telemetry
             return
         registry, host, port = telemetry.registry, settings.host, settings.metrics_port
-        with closing(serve_metrics(registry, host, port, lambda: pulse.is_late)):
+        with closing(MetricsEndpoint(registry, host, port, lambda: pulse.is_late)):
             yield telemetry
 
 

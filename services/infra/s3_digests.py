@@ -9,6 +9,7 @@ from typing import BinaryIO
 from urllib3.response import BaseHTTPResponse
 
 from services.infra.s3_connections import pieces
+from services.kit.digests import file_digest
 from services.kit.errors import BlobDamaged
 
 NAME = "sha256"
@@ -22,8 +23,7 @@ def of_bytes(data: bytes) -> Metadata:
 
 def of_file(path: Path) -> Metadata:
     """The metadata of a blob with the bytes of a file."""
-    with path.open("rb") as file:
-        return {NAME: hashlib.file_digest(file, "sha256").hexdigest()}
+    return {NAME: file_digest(path)}
 
 
 def read(key: str, response: BaseHTTPResponse) -> bytes:

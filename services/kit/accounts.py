@@ -96,9 +96,8 @@ class Accounts:
         # After Unavailable it may have been created: the reservation then ends by itself.
         if await self._take_off(project, id_, created.revision, now):
             return created
-        await collection.delete(
-            name, created.etag
-        )  # this process stood still for so long that others stopped counting it
+        # This process stood still for so long that others stopped counting the resource.
+        await collection.delete(name, created.etag)
         raise Unavailable(what="The quota", problem=f"reserving {name} took too long, and it was not created")
 
     async def _take_off(self, project: str, id_: str, revision: int, now: datetime) -> bool:

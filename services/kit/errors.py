@@ -63,9 +63,9 @@ class Code(IntEnum):
     UNAUTHENTICATED = 16
 
 
-def shortened(text: str, limit: int = MAX_VARIABLE) -> str:
-    """The text, with an ellipsis for what is beyond the limit."""
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+def shortened(text: str) -> str:
+    """The text, with an ellipsis for what is beyond MAX_VARIABLE."""
+    return text if len(text) <= MAX_VARIABLE else f"{text[: MAX_VARIABLE - 1]}…"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,11 @@ from services.kit import codec, tracing
 from services.kit.consume import Handler
 from services.kit.errors import InvalidName, Unavailable
 from services.kit.log import Log
+from services.kit.names import parent, parse
 from services.kit.queue import Queue
 from services.kit.records import check_record_key
+
+CHUNKS = "chunks"
 
 _log = Log(__name__)
 
@@ -20,6 +23,19 @@ class Job:
     name: str
     generation: int = 0
     uid: str = ""  # which resource of the name is meant, for jobs that clean up after it
+
+
+def chunk_name(name: str, number: int) -> str:
+    """What the job of a chunk of the named resource is called."""
+    return f"{name}/{CHUNKS}/{number}"
+
+
+def parse_chunk(name: str, collection: str) -> tuple[str, int]:
+    """The name of the resource, one of the collection, and the number of its chunk; InvalidName for any other name."""
+    _, number = parse(name, collection, CHUNKS)
+    if not number.isdecimal():
+        raise InvalidName(field="name", value=name, expected="a chunk number at the end")
+    return parent(name), int(number)
 
 
 async def publish(queue: Queue, kind: str, job: Job, dedup_id: str = "", traceparent: str = "") -> None:

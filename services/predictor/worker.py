@@ -3,12 +3,11 @@
 import asyncio
 
 from services.kit import consume
-from services.kit.jobs import Job, job_handler
+from services.kit.jobs import Job, job_handler, parse_chunk
 from services.predictor.batch.advance import advance, give_up
 from services.predictor.batch.chunk import predict_chunk
 from services.predictor.batch.context import WorkerContext
-from services.predictor.batch.domain import ADVANCE, PREDICT
-from services.predictor.batch.jobs import parse_chunk
+from services.predictor.batch.domain import ADVANCE, COLLECTION, PREDICT
 
 
 def job_handlers(context: WorkerContext) -> list[consume.Job]:
@@ -18,14 +17,14 @@ def job_handlers(context: WorkerContext) -> list[consume.Job]:
         await advance(context, job.name, job.uid)
 
     async def on_chunk(job: Job) -> None:
-        await predict_chunk(context, *parse_chunk(job.name), job.uid)
+        await predict_chunk(context, *parse_chunk(job.name, COLLECTION), job.uid)
 
     async def on_poison_advance(job: Job) -> None:
         last = "listing its images, or writing its results"
         await give_up(context, job.name, last, uid=job.uid, write_results=False)
 
     async def on_poison_chunk(job: Job) -> None:
-        batch, number = parse_chunk(job.name)
+        batch, number = parse_chunk(job.name, COLLECTION)
         await give_up(context, batch, f"predicting chunk {number} of its images", uid=job.uid, write_results=True)
 
     return [

@@ -262,6 +262,11 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     findings: tuple[Finding, ...] = ()
 
     @property
+    def is_final(self) -> bool:
+        """Whether it is part of its model's training, and paid by the budget of that."""
+        return self.name.endswith(f"/evaluations/{FINAL_EVALUATION}")
+
+    @property
     def blob_prefix(self) -> str:
         """Prefix of its blobs: under the model's, so that they are deleted with it."""
         model, _, id_ = self.name.partition("/evaluations/")

@@ -146,7 +146,7 @@ class Evaluations:
         The one that ends a training cannot be removed: it is part of the model's ledger.
         """
         found = await self.get(name)
-        if name.endswith(f"/{FINAL_EVALUATION}"):
+        if found.value.is_final:
             problem = f"{name} is part of its model's training; it is deleted with the model."
             raise InvalidRequest(field="name", problem=problem)
         await self._counts.delete(self._store.evaluations, name, etag)

@@ -6,7 +6,7 @@ from services.kit.clock import Clock
 from services.kit.errors import DatasetNotReady
 from services.kit.holds import Holder, Holds
 from services.trainer.datasets import Dataset, Datasets, DatasetState
-from services.trainer.domain import FINAL_EVALUATION, Evaluation, Model
+from services.trainer.domain import Evaluation, Model
 
 
 def holder_of(record: Model | Evaluation) -> Holder:
@@ -21,8 +21,7 @@ def needed_by(record: Model | Evaluation) -> tuple[str, ...]:
     if isinstance(record, Model):
         names = dict.fromkeys((record.training_dataset, record.test_dataset))
         return () if record.ended else tuple(name for name in names if name)
-    is_final = record.name.endswith(f"/evaluations/{FINAL_EVALUATION}")
-    return () if record.work.ended or is_final else (record.test_dataset,)
+    return () if record.work.ended or record.is_final else (record.test_dataset,)
 
 
 @dataclass(frozen=True, slots=True)

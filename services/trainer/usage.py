@@ -12,7 +12,7 @@ from services.kit import names
 from services.kit.account import SETTLED, Account, Gone
 from services.kit.quotas import ComputeUse, month_of
 from services.kit.records import Versioned
-from services.trainer.domain import FINAL_EVALUATION, Evaluation, Trial
+from services.trainer.domain import Evaluation, Trial
 from services.trainer.ledger import ZERO, charged_by_month, total
 from services.trainer.store import PREDICTOR, Store
 
@@ -36,7 +36,7 @@ def own_compute(store: Store, account: Account, now: datetime) -> ComputeUse:
         charged += max(months.get(month, ZERO), late.get(month, ZERO))
         if not record.work.ended:
             unended.add(record.name)
-        if isinstance(record, Trial) or record.name.endswith(f"/{FINAL_EVALUATION}"):
+        if isinstance(record, Trial) or record.is_final:
             paid[record.model_uid] += total(months.values())
         elif not record.work.ended:
             reserved += record.work.remaining

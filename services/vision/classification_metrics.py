@@ -60,12 +60,12 @@ class ClassificationReport:
     confusion: tuple[ConfusionCell, ...]  # by actual, then predicted
 
 
-def classification_report(scores: Scores, targets: Targets, *, seed: int = 0) -> ClassificationReport:
-    """All metrics; the seed only affects the bootstrap. Raises ValueError for inconsistent input."""
+def classification_report(scores: Scores, targets: Targets) -> ClassificationReport:
+    """All metrics. Raises ValueError for inconsistent input."""
     _require_sound(scores, targets)
     count = len(targets)
     top1, top5 = accuracy(scores, targets, 1), accuracy(scores, targets, 5)
-    precision_interval = bootstrap_interval(scores, targets, seed=seed)
+    precision_interval = bootstrap_interval(scores, targets)
     cells, bins = confusion(scores, targets), top1_reliability(scores, targets)
     return ClassificationReport(
         image_count=count,

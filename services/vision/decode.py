@@ -92,49 +92,35 @@ def shrunk(width: int, height: int, at_least: int) -> int:
     return next((factor for factor in (8, 4, 2) if factor <= most), 1)
 
 
-def inspect(data: bytes, name: str = "image", *, min_side: int = MIN_SIDE, max_side: int = MAX_SIDE) -> ImageInfo:
+def inspect(data: bytes, name: str = "image", *, min_side: int = MIN_SIDE) -> ImageInfo:
     """Reads the header without decoding pixels, except those of an icon.
 
     Raises InvalidImageFormat unless it is one of the eight formats, InvalidImageSize unless both sides are within
-    `min_side`..`max_side`.
+    `min_side`..16,000.
     """
     with _faults(data, name):
         info = mending(data, lambda image, _: _info_of(image, orientation_of(image)))
-    _require_sides(info, name, min_side, max_side)
+    _require_sides(info, name, min_side)
     return info
 
 
-def decode(
-    data: bytes,
-    max_side: int = SCALED_SIDE,
-    *,
-    name: str = "image",
-    min_side: int = 1,
-    at_least: int | None = None,
-) -> NDArray[np.uint8]:
-    """The first frame as uint8 [height, width, 3] RGB: upright, composited on white, scaled down to `max_side`.
+def decode(data: bytes, *, name: str = "image", at_least: int | None = None) -> NDArray[np.uint8]:
+    """The first frame as uint8 [height, width, 3] RGB: upright, composited on white, scaled down to SCALED_SIDE.
 
     With `at_least`, a JPEG may be decoded smaller by 2, 4 or 8 (which is many times faster) as long as its shorter side
     is at least `at_least`; training and serving must pass the same value. Sixteen-bit samples keep their high byte, or
-    the upper eight of the bits that they use. Raises InvalidImageSize for a side outside `min_side`..16,000, and
+    the upper eight of the bits that they use. Raises InvalidImageSize for a side above 16,000, and
     InvalidImageFormat, with its cause, for bytes that are not an image, truncated or broken beyond mending.
     """
-    return read(data, max_side, name=name, min_side=min_side, at_least=at_least).pixels
+    return read(data, name=name, at_least=at_least).pixels
 
 
-def read(
-    data: bytes,
-    max_side: int = SCALED_SIDE,
-    *,
-    name: str = "image",
-    min_side: int = 1,
-    at_least: int | None = None,
-) -> Reading:
+def read(data: bytes, *, name: str = "image", at_least: int | None = None) -> Reading:
     """As `decode`, with what was noticed."""
 
     def work(image: Image.Image, source: Source) -> Reading:
         orientation, notes = oriented(image)
-        _require_sides(_info_of(image, orientation), name, min_side, MAX_SIDE)
+        _require_sides(_info_of(image, orientation), name, smallest=1)
         turn = turn_of(image, orientation)
         giant = image.width * image.height > GIANT_PIXELS  # as stored: a progressive JPEG shrinks only after its scans
         if at_least is not None:
@@ -142,7 +128,7 @@ def read(
         with _giant_turn if giant else nullcontext():
             samples = loaded(image, lambda: opened(source.data))
             notes += source.notes(image) + samples.notes
-            pixels = _rgb(samples, _scaled(samples.image.size, max_side))
+            pixels = _rgb(samples, _scaled(samples.image.size))
         pixels = pixels if turn is None else _turned(pixels, turn)
         return Reading(pixels, source.data, notes, as_elsewhere=not samples.notes)
 
@@ -208,10 +194,10 @@ def _animated(image: Image.Image) -> bool:
         return False
 
 
-def _require_sides(info: ImageInfo, name: str, smallest: int, largest: int) -> None:
-    if smallest <= min(info.width, info.height) and max(info.width, info.height) <= largest:
+def _require_sides(info: ImageInfo, name: str, smallest: int) -> None:
+    if smallest <= min(info.width, info.height) and max(info.width, info.height) <= MAX_SIDE:
         return
-    problem = f"is {info.width} x {info.height} pixels; each side must be {smallest} to {largest} pixels"
+    problem = f"is {info.width} x {info.height} pixels; each side must be {smallest} to {MAX_SIDE} pixels"
     raise InvalidImageSize(file=name, problem=problem)
 
 
@@ -232,11 +218,11 @@ def _require_small_icon(data: bytes, name: str) -> None:
             raise InvalidImageSize(file=name, problem=problem)
 
 
-def _scaled(size: tuple[int, int], max_side: int) -> tuple[int, int]:
+def _scaled(size: tuple[int, int]) -> tuple[int, int]:
     longer = max(size)
-    if longer <= max_side:
+    if longer <= SCALED_SIDE:
         return size
-    return max(1, round(size[0] * max_side / longer)), max(1, round(size[1] * max_side / longer))
+    return max(1, round(size[0] * SCALED_SIDE / longer)), max(1, round(size[1] * SCALED_SIDE / longer))
 
 
 def _rgb(samples: Samples, size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -140,8 +140,8 @@ def _answer(request: Request, buffer: Buffer) -> Answer:
         match request.task:
             case Decode(sizes):
                 return _decoded(data, sizes, request.name, buffer)
-            case Repack(min_side, max_side):
-                info = inspect(data, request.name, min_side=min_side, max_side=max_side)
+            case Repack():
+                info = inspect(data, request.name)
                 return _repacked(data, info, request.name, buffer)
     except InvalidImage as error:
         kind = "size" if isinstance(error, InvalidImageSize) else "format"

@@ -33,9 +33,6 @@ class Decode(msgspec.Struct, frozen=True, tag=True):
 class Repack(msgspec.Struct, frozen=True, tag=True):
     """Decode the image, and encode it again if a pack needs that."""
 
-    min_side: int
-    max_side: int
-
 
 class Request(msgspec.Struct, frozen=True):
     """A task with its limits; the file is at the start of the buffer."""

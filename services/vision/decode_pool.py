@@ -11,7 +11,7 @@ from services.kit import callers
 from services.kit.errors import InvalidImage, Unavailable
 from services.kit.log import Log
 from services.kit.telemetry import Telemetry
-from services.vision.decode import MAX_SIDE, MIN_SIDE, Decoded, ImageInfo
+from services.vision.decode import Decoded, ImageInfo
 from services.vision.decode_limits import SMALL_BYTES, DecodeLimits
 from services.vision.decode_messages import Answer, Buffer, Decode, Pixels, Repack, Repacked, Request
 from services.vision.decode_metrics import DECODES, KILLS, Kill, Outcome
@@ -131,7 +131,7 @@ class DecodePool:
         try:
             with self._counting():
                 peak_bytes = self._limits.cost_of(data, name).peak_bytes(reencoded=True)
-                return await self._run(_Job(Repack(MIN_SIDE, MAX_SIDE), data, name, caller, peak_bytes), finished)
+                return await self._run(_Job(Repack(), data, name, caller, peak_bytes), finished)
         except RefusedWithHeader as refused:
             return Inspected(refused.info, refused.error)
 

@@ -59,13 +59,13 @@ class DetectionReport:
 
 
 def detection_report(
-    truths: GroundTruth, detected: DetectionTable, image_count: int, category_count: int, *, seed: int = 0
+    truths: GroundTruth, detected: DetectionTable, image_count: int, category_count: int
 ) -> DetectionReport:
-    """All metrics; the seed only affects the bootstrap. Raises ValueError for inconsistent input."""
+    """All metrics. Raises ValueError for inconsistent input."""
     matched = match(truths, detected, image_count, category_count, IOU_THRESHOLDS)
     means = [_known(found.mean_average_precision()) for found in matched]
     names = [f"mean_average_precision_{round(100 * threshold)}" for threshold in IOU_THRESHOLDS]
-    values = resampled(matched, seed=seed)
+    values = resampled(matched)
     return DetectionReport(
         image_count,
         *means,

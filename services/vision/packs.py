@@ -3,7 +3,6 @@
 A file without a description is trusted as it is: it has no digest to check.
 """
 
-import hashlib
 import urllib.request
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -134,12 +133,6 @@ def installed(package: Package) -> Path | None:
     except metadata.PackageNotFoundError:
         return None
     return path if path.is_file() else None
-
-
-def file_digest(path: Path) -> str:
-    """The SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def open_url(url: str) -> AbstractContextManager[BinaryIO]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 
 from services.kit import codec
+from services.kit.digests import file_digest
 from services.vision.card import CARD_FILE, DIGESTS_FILE, WEIGHTS_FILE, ModelCard, read_card
 from sightline.blob_keys import fault_of_key
 
@@ -19,7 +20,7 @@ class BundleCorrupt(ValueError):
 def seal(directory: Path) -> str:
     """Writes the digests of the folder's files, and returns the digest of those: `sha256:...`."""
     files = sorted(path for path in directory.iterdir() if path.is_file() and path.name != DIGESTS_FILE)
-    data = msgspec.json.encode({path.name: _sha256(path) for path in files}, order="deterministic")
+    data = msgspec.json.encode({path.name: file_digest(path) for path in files}, order="deterministic")
     (directory / DIGESTS_FILE).write_bytes(data)
     return _digest(data)
 
@@ -42,7 +43,7 @@ def verify(directory: Path, digest: str = "") -> None:
     """
     try:
         for name, expected in _named((directory / DIGESTS_FILE).read_bytes(), digest).items():
-            if _sha256(directory / name) != expected:
+            if file_digest(directory / name) != expected:
                 raise BundleCorrupt(f"{name} differs from the file that was written; fetch the bundle again")
     except OSError as fault:
         raise BundleCorrupt(f"{DIGESTS_FILE}: {fault}") from fault
@@ -92,8 +93,3 @@ def _named(data: bytes, digest: str = "") -> dict[str, str]:
 
 def _digest(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from services.kit import pulse
+from services.kit.digests import file_digest
 from services.vision.backbones import Network, build, load_weights, published_names
 from services.vision.card import WeightsSource
 from services.vision.catalogue import BACKBONES, DETECTORS, Download, Entry, Package
@@ -27,7 +28,6 @@ from services.vision.packs import (
     WEIGHTS_SUFFIX,
     Pack,
     PackUnusable,
-    file_digest,
     installed,
     open_url,
     read_pack,

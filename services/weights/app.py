@@ -10,6 +10,7 @@ import msgspec
 import safetensors
 import safetensors.torch
 
+from services.kit.digests import file_digest
 from services.kit.errors import InvalidRequest
 from services.vision.catalogue import NETWORKS, Backbone, Entry
 from services.vision.open_clip import CHECKPOINT_FILES, CONFIG_FILE, TOKENIZER_FILE, Towers, is_open_clip, towers
@@ -18,7 +19,6 @@ from services.vision.packs import (
     TEXT_PREFIX,
     Pack,
     described,
-    file_digest,
     read_pack,
     require_allowed,
     require_fit,

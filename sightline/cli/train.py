@@ -109,7 +109,7 @@ def require_classes(package: Package) -> None:
         raise CommandError(f"{imported.source}: there are fewer than {LEAST} images of {listed}", fix=fix)
 
 
-def free_name(client: Client, photos: Path, name: str = "", *, tested: bool = False) -> str:
+def free_name(client: Client, photos: Path, name: str, *, tested: bool) -> str:
     """The given name, or one like the folder's that neither a dataset nor a model has; both services must respond.
 
     AlreadyExists if the given one is taken, or with `tested` that of the test dataset.

@@ -13,9 +13,8 @@ from sightline.client.transport.connection import open_channel
 from sightline.client.transport.credentials import Credentials
 from sightline.client.transport.retries import Backoff, follow
 from sightline.client.uploads import Counter, LocalFile, batches, messages
-from sightline.v1 import dataset_pb2, evaluation_pb2, model_pb2
+from sightline.v1 import dataset_pb2, model_pb2
 from sightline.v1 import dataset_service_pb2 as dataset_service
-from sightline.v1 import evaluation_service_pb2 as evaluation_service
 from sightline.v1 import model_service_pb2 as model_service
 from sightline.v1.audit_service_pb2_grpc import AuditServiceStub
 from sightline.v1.dataset_service_pb2_grpc import DatasetServiceStub
@@ -114,12 +113,6 @@ class Stubs:
         request = model_service.WatchModelRequest(name=name)
         for message in follow(lambda: self.models.WatchModel(request, timeout=WATCH_SECONDS)):
             yield message.model
-
-    def watch_evaluation(self, name: str) -> Iterator[evaluation_pb2.Evaluation]:
-        """An evaluation now and after each change, until it is SUCCEEDED or FAILED."""
-        request = evaluation_service.WatchEvaluationRequest(name=name)
-        for message in follow(lambda: self.evaluations.WatchEvaluation(request, timeout=WATCH_SECONDS)):
-            yield message.evaluation
 
     def close(self) -> None:
         """Closes the connections."""

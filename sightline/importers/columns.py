@@ -111,7 +111,7 @@ def places_of_names(rows: Sequence[Sequence[str]], known: Mapping[str, int]) -> 
     return [place for place in range(width) if place not in known.values() and holds_names(rows, place)]
 
 
-def by_content(rows: Sequence[Sequence[str]], known: Mapping[str, int], flags: Collection[int] = ()) -> dict[str, int]:
+def by_content(rows: Sequence[Sequence[str]], known: Mapping[str, int], flags: Collection[int]) -> dict[str, int]:
     """The known columns, and the others by what they hold: names of images, the first text besides, four numbers.
 
     Without text and flags, the first number after the image is the label. As AutoML has it, also a split before the

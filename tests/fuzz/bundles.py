@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
+from services.kit.digests import file_digest
 from services.kit.errors import BundleUnusable, Unavailable
 from services.kit.memory import MemoryBlobs
 from services.kit.telemetry import MemoryTelemetry
@@ -21,7 +22,7 @@ from services.predictor.engines import load
 from services.vision import bundle, graph_tracing
 from services.vision.backbones import build
 from services.vision.card import CARD_FILE, DIGESTS_FILE, WEIGHTS_FILE
-from services.vision.packs import PackUnusable, description_of, file_digest, read_pack, require_fit
+from services.vision.packs import PackUnusable, description_of, read_pack, require_fit
 from services.vision.sealing import digest_of, seal
 from services.vision.signatures import SignatureRule
 from services.vision.signing import Verifier

@@ -29,7 +29,6 @@ from tests.unit.trainer.support import dataset, model
 
 NAMES = ("a", "b")
 SETS = 4  # of images, each in an upload; most of the last one's cannot be decoded
-HOURS = 3600.0
 
 
 class Interleaved(MemoryBlobs):

@@ -19,7 +19,7 @@ from services.infra import doctor_services
 from services.infra.channel import open_channel
 from services.infra.doctor_services import check_services
 from services.infra.findings import Level, Report
-from services.infra.observe import serve_metrics
+from services.infra.observe import MetricsEndpoint
 from services.kit.errors import Unavailable
 from services.kit.settings import Settings
 from sightline.client.stubs import Stubs
@@ -136,7 +136,7 @@ async def test_health_checks_of_compose_ignore_the_proxy_that_the_engine_sets(pr
         return await (await asyncio.create_subprocess_exec(sys.executable, *words)).wait() == 0
 
     late = False
-    with contextlib.closing(serve_metrics(CollectorRegistry(), "127.0.0.1", 0, lambda: late)) as endpoint:
+    with contextlib.closing(MetricsEndpoint(CollectorRegistry(), "127.0.0.1", 0, lambda: late)) as endpoint:
         async with serving() as running:
             own_port = endpoint.port if port == "9090" else int(running.address.rpartition(":")[2])
             assert await passes(own_port)

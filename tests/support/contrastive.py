@@ -97,9 +97,9 @@ def pretrained(folder: Path, images: int = 300, seed: int = 0) -> Path:
 
 
 @contextmanager
-def in_catalogue(network: Backbone = NETWORK) -> Generator[None]:
+def in_catalogue() -> Generator[None]:
     """The catalogue has the network for a while."""
-    row = {network.name: network}
+    row = {NETWORK.name: NETWORK}
     with patch.dict(get_referents(BACKBONES)[0], row), patch.dict(weights_app.ALL, row):
         yield
 

@@ -36,9 +36,9 @@ def detector(
     return Detector(detector_card(name, categories, size), network or build_detector(name, categories, seed=0))
 
 
-def published_transformer(name: str, folder: Path, categories: int = 80, seed: int = 0) -> dict[str, Tensor]:
+def published_transformer(name: str, folder: Path) -> dict[str, Tensor]:
     """Random weights of D-FINE or RF-DETR as their publishers store them: written by transformers itself."""
-    model: Any = build_detector(name, categories).get_submodule("model")
-    torch.manual_seed(seed)
+    model: Any = build_detector(name, 80).get_submodule("model")
+    torch.manual_seed(0)
     type(model)(model.config).save_pretrained(folder)
     return safetensors.torch.load_file(folder / "model.safetensors")

@@ -18,7 +18,6 @@ from sightline.v1.model_pb2 import Model, TrainingParameters
 from sightline.v1.prediction_pb2 import AnalyzeImageResponse, BoundingBox, ImageMetadata, Tag
 from sightline.v1.prediction_service_pb2 import AnalyzeImageRequest
 
-SPARE_BYTES = 4096  # for the frame of a form around an image
 LEAST_SCORE = 0.01  # of an object; clients of this API choose their own threshold above it
 
 
@@ -34,7 +33,7 @@ class Predictions:
         async def predict(exchange: Exchange) -> Response:
             check_version(exchange, PREDICTION)
             project, name = exchange.path("project"), exchange.path("name")
-            request = await _image(exchange)
+            request = await exchange.image_request()
             model = await self._published.model(exchange.session, project, name)
             found = await _predicted(exchange, request, model, detects=detects)
             if found.custom_model_result.HasField("objects_result") != detects:
@@ -49,7 +48,7 @@ async def quick_test(exchange: Exchange) -> Response:
     """A prediction of an iteration that need not be published: by default, of the latest that is trained."""
     check_version(exchange)
     project, iteration = exchange.path("project"), exchange.query("iterationId")
-    request = await _image(exchange)
+    request = await exchange.image_request()
     if iteration:
         model = await iterations.get(exchange.session, project, iteration)
     else:
@@ -68,13 +67,6 @@ async def _predicted(
     if detects:
         request.score_threshold = LEAST_SCORE
     return await exchange.session.call(exchange.session.services.predictions.AnalyzeImage, request)
-
-
-async def _image(exchange: Exchange) -> AnalyzeImageRequest:
-    media = await exchange.media(exchange.settings.max_prediction_image_bytes + SPARE_BYTES)
-    if media.json is None:
-        return AnalyzeImageRequest(image=media.image)
-    return AnalyzeImageRequest(uri=exchange.settings.blob_uris.to_store(media.json.required_text("url")))
 
 
 def _answer(project: str, model: Model, found: AnalyzeImageResponse) -> dict[str, Any]:

@@ -11,15 +11,13 @@ from services.gateway.image_analysis.versions import ANALYSIS, FIRST, version_of
 from sightline.v1.prediction_pb2 import AnalyzeImageResponse, DetectedObject, Tag
 from sightline.v1.prediction_service_pb2 import AnalyzeImageRequest
 
-SPARE_BYTES = 4096  # for the frame of a form around an image
-
 
 async def analyze(exchange: Exchange) -> Response:
     """Predicts. `model-name` wins over `features`, which clients send in any case."""
     version = version_of(exchange, ANALYSIS)
     model = exchange.query("model-name")
     features = [] if model else _features(exchange)
-    request = await _image(exchange)
+    request = await exchange.image_request()
     if model:
         found = await _predict(exchange, request, model)
         return JSONResponse(_of_first_version(found) if version == FIRST else _with_custom_result(found))
@@ -40,14 +38,6 @@ def _features(exchange: Exchange) -> list[tuple[str, str]]:
             problem = f"no model answers {feature[:40]!r} here (configured: {served}); name a model by model-name"
             raise NotSupportedVisualFeature(field="features", problem=problem)
     return [(feature, models[feature]) for feature in asked]
-
-
-async def _image(exchange: Exchange) -> AnalyzeImageRequest:
-    """The image of the request: its bytes, or where in the store it is."""
-    media = await exchange.media(exchange.settings.max_prediction_image_bytes + SPARE_BYTES)
-    if media.json is None:
-        return AnalyzeImageRequest(image=media.image)
-    return AnalyzeImageRequest(uri=exchange.settings.blob_uris.to_store(media.json.required_text("url")))
 
 
 async def _predict(exchange: Exchange, image: AnalyzeImageRequest, model_id: str) -> AnalyzeImageResponse:

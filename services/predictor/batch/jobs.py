@@ -1,10 +1,8 @@
 """The jobs of batch predictions: what they are called, and how they are published."""
 
-from services.kit.errors import InvalidName
-from services.kit.jobs import Job, publish
-from services.kit.names import parent, parse
+from services.kit.jobs import Job, chunk_name, publish
 from services.kit.queue import Queue
-from services.predictor.batch.domain import ADVANCE, COLLECTION, PREDICT, BatchRecord
+from services.predictor.batch.domain import ADVANCE, PREDICT, BatchRecord
 
 
 def advance_job(record: BatchRecord) -> Job:
@@ -23,13 +21,5 @@ async def publish_due(queue: Queue, record: BatchRecord) -> None:
         await publish_advance(queue, record, f"{record.uid}:{record.generation}:finish")
     elif record.is_predicting:
         for number in record.missing:  # again within two minutes, it has no effect
-            job = Job(f"{record.name}/chunks/{number}", uid=record.uid)
+            job = Job(chunk_name(record.name, number), uid=record.uid)
             await publish(queue, PREDICT, job, f"{record.uid}:{number}", record.traceparent)
-
-
-def parse_chunk(name: str) -> tuple[str, int]:
-    """The batch prediction's name and the chunk's number; InvalidName for any other name."""
-    _, number = parse(name, COLLECTION, "chunks")
-    if not number.isdecimal():
-        raise InvalidName(field="name", value=name, expected="a chunk number at the end")
-    return parent(name), int(number)

@@ -1,8 +1,8 @@
 """A bundle in another format."""
 
-import hashlib
 from pathlib import Path
 
+from services.kit.digests import file_digest
 from services.kit.errors import ExportUnavailable
 from services.trainer.engine.session import Session
 from services.trainer.messages import Exported, ExportTask
@@ -23,8 +23,7 @@ def export(task: ExportTask, session: Session) -> Exported:
         )
     except Unexportable as fault:
         raise ExportUnavailable(name=task.model, format=task.format.value, problem=fault) from fault
-    with made.path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    sha256 = file_digest(made.path)
     return Exported(
         path=str(made.path), sha256=sha256, max_difference=made.max_difference, used=session.meter.elapsed()
     )

@@ -6,11 +6,12 @@ from datetime import datetime, timedelta
 
 from services.kit.clock import Clock
 from services.kit.consume import QUEUED
+from services.kit.names import parent
 from services.kit.queue import Queue
 from services.kit.tasks import repeat_aside
 from services.kit.telemetry import Telemetry
 from services.trainer import metrics
-from services.trainer.domain import FINAL_EVALUATION, ModelState
+from services.trainer.domain import ModelState
 from services.trainer.ledger import ZERO, total
 from services.trainer.reconcile import jobs
 from services.trainer.store import Store
@@ -40,15 +41,15 @@ class Gauges:
     def count(self) -> None:
         """One pass over all models, trials, evaluations, estimates and exports."""
         now = self.clock.now()
-        trials = [(found.value.name, found.value.work) for found in self.store.trials.view.all()]
-        evaluations = [(found.value.name, found.value.work) for found in self.store.evaluations.view.all()]
-        self._count_work("trial", [work for _, work in trials], now)
-        self._count_work("evaluation", [work for _, work in evaluations], now)
+        trials = [found.value for found in self.store.trials.view.all()]
+        evaluations = [found.value for found in self.store.evaluations.view.all()]
+        self._count_work("trial", [trial.work for trial in trials], now)
+        self._count_work("evaluation", [evaluation.work for evaluation in evaluations], now)
         self._count_work("estimate", [found.value.work for found in self.store.estimates.view.all()], now)
         self._count_work("export", [found.value.work for found in self.store.exports.view.all()], now)
         charged = defaultdict[str, timedelta](timedelta)
-        for name, work in (*trials, *(each for each in evaluations if each[0].endswith(f"/{FINAL_EVALUATION}"))):
-            charged["/".join(name.split("/", 2)[:2])] += work.charged
+        for record in (*trials, *(evaluation for evaluation in evaluations if evaluation.is_final)):
+            charged[parent(record.name)] += record.work.charged
         self._count_models(charged)
 
     def _count_work(self, kind: str, works: list[Work], now: datetime) -> None:

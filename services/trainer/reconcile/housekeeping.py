@@ -7,7 +7,7 @@ from services.kit.log import Log, about
 from services.kit.names import parent
 from services.kit.queue import Queue
 from services.kit.records import Versioned
-from services.trainer.domain import FINAL_EVALUATION, Evaluation, Model, Trial, asked_to_stop
+from services.trainer.domain import Evaluation, Model, Trial, asked_to_stop
 from services.trainer.estimate import Estimate
 from services.trainer.export import Export
 from services.trainer.reconcile import jobs
@@ -138,9 +138,7 @@ class Housekeeping:
                 except NotFound:
                     wanted = False
                 if not wanted:
-                    await delete_prefix(
-                        self._blobs, export.blob_prefix
-                    )  # first: if it fails, the record is still there
+                    await delete_prefix(self._blobs, export.blob_prefix)  # if it fails, the record is still there
                     await self._store.exports.delete(export.name, found.etag)
                     _log.info("export_removed")
             except NotFound:
@@ -175,4 +173,4 @@ def _needs(model: Model, record: Trial | Evaluation) -> bool:
         return False
     if record.work.ended:
         return True  # there is nothing to end
-    return not model.ended or (isinstance(record, Evaluation) and not record.name.endswith(f"/{FINAL_EVALUATION}"))
+    return not model.ended or (isinstance(record, Evaluation) and not record.is_final)

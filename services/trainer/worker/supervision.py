@@ -14,6 +14,7 @@ from services.kit import codec
 from services.kit.clock import Clock
 from services.kit.errors import Unavailable
 from services.kit.log import Log
+from services.kit.names import parent
 from services.kit.tasks import alongside, repeat
 from services.kit.telemetry import Telemetry
 from services.trainer import metrics
@@ -218,7 +219,7 @@ class Supervision:
             bundle_key=f"{self._prefix}bundle/",
             bundle_digest=digest,
             bundle_bytes=await asyncio.to_thread(_size_of, bundle),
-            bundle_signature=self._signer.sign(_model_of(self._attempt.name), digest) if self._signer else "",
+            bundle_signature=self._signer.sign(parent(self._attempt.name), digest) if self._signer else "",
             predictions_key=keys[0],
             performance_key=keys[1],
             insight_key=insight_key,
@@ -278,10 +279,6 @@ class Supervision:
             except Unavailable as error:
                 _log.warning("result_waits", problem=str(error))
                 await self._clock.sleep(OUTAGE_SECONDS)
-
-
-def _model_of(trial: str) -> str:
-    return trial.partition("/trials/")[0]
 
 
 def _size_of(folder: Path) -> int:

@@ -45,7 +45,6 @@ from tests.support.servers import ACK_WAIT
 
 IMAGES, SIDE = 24, 52
 START_SECONDS = 240.0  # on a busy machine
-SETTLE_SECONDS = 60.0  # after the last fault, until every story that was being told has ended
 COLLECT_SECONDS = 90.0  # after the last deletion, until no blob is left: orphans are looked for once a minute
 REFUSAL_SECONDS = 10.0  # of an api that promises two: it shares the machine with the whole campaign, and may be frozen
 COLLECTED = ("datasets/", "models/", "projects/")

@@ -15,7 +15,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from services.infra.liveness import STEPS, Pulse
-from services.infra.observe import serve_metrics
+from services.infra.observe import MetricsEndpoint
 from sightline.local.ports import free_ports
 from tests.support.waiting import eventually
 
@@ -108,7 +108,7 @@ async def test_a_loop_that_misses_checks_is_late_then_stuck_and_recovers_if_it_r
 
 async def test_live_does_not_replace_the_metrics():
     late = False
-    with closing(serve_metrics(CollectorRegistry(), "127.0.0.1", 0, lambda: late)) as endpoint:
+    with closing(MetricsEndpoint(CollectorRegistry(), "127.0.0.1", 0, lambda: late)) as endpoint:
         assert await asyncio.to_thread(live, endpoint.port) == 200
         late = True
         assert await asyncio.to_thread(live, endpoint.port) == 503

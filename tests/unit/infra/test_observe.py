@@ -8,7 +8,7 @@ from io import StringIO
 
 import pytest
 
-from services.infra.observe import PrometheusTelemetry, serve_metrics
+from services.infra.observe import MetricsEndpoint, PrometheusTelemetry
 from services.kit import log
 from services.kit.telemetry import Metric, MetricKind
 from tests.support.logs import captured_log, lines
@@ -98,7 +98,7 @@ def test_a_scrape_shows_the_measurements_and_the_build():
     telemetry.add(DEPTH, 5)
     telemetry.add(DEPTH, -2)
     telemetry.observe(SECONDS, 0.5)
-    endpoint = serve_metrics(telemetry.registry, "127.0.0.1", 0)
+    endpoint = MetricsEndpoint(telemetry.registry, "127.0.0.1", 0)
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{endpoint.port}/metrics") as response:
             text = response.read().decode()

@@ -41,7 +41,6 @@ from tests.unit.predictor.support import card
 
 KEY = "models/m/v/"
 UNSIGNED = Verifier((), SignatureRule.OFF, MemoryTelemetry())
-Spoil = Callable[[Path], object]
 
 
 class Runs:

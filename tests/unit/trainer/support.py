@@ -54,9 +54,9 @@ IMAGES = 100
 DIGEST = SnapshotDigest(AnnotationKind.IMAGE_CLASSIFICATION, ()).hexdigest()  # of a snapshot without images
 
 
-def sealed(card: bytes = b"{}", weights: bytes = b"weights") -> dict[str, bytes]:
+def sealed(card: bytes = b"{}") -> dict[str, bytes]:
     """The files of a bundle, as training writes them."""
-    files = {CARD_FILE: card, WEIGHTS_FILE: weights}
+    files = {CARD_FILE: card, WEIGHTS_FILE: b"weights"}
     digests = {name: sha256(data).hexdigest() for name, data in files.items()}
     return {**files, DIGESTS_FILE: msgspec.json.encode(digests)}
 

@@ -43,10 +43,10 @@ def trial(number: int, **recipe: Any) -> Trial:
     )  # fmt: skip
 
 
-def losing(loss: float, spread: float = 0.1, count: int = 100) -> Predictions:
+def losing(loss: float, spread: float = 0.1) -> Predictions:
     """Predictions with this mean log loss."""
-    losses = loss + spread * np.random.default_rng(round(1000 * loss)).standard_normal(count)
-    return replace(predictions(80, count), log_losses=tuple(losses.tolist()))
+    losses = loss + spread * np.random.default_rng(round(1000 * loss)).standard_normal(100)
+    return replace(predictions(80, 100), log_losses=tuple(losses.tolist()))
 
 
 async def judged(model: Model, trials: list[Trial], *files: AnyPredictions | None) -> dict[str, str]:

@@ -277,7 +277,7 @@ def test_every_problem_reads_as_a_predicate_of_the_image() -> None:
     ]
     for data in hostile:
         with pytest.raises(InvalidImage) as caught:
-            decode(data, min_side=50)
+            decode_sizes(data, [64])
         problem = caught.value.metadata["problem"]
         assert problem.split()[0] in {"is", "has", "holds"}, problem
         assert not re.search(r"error -?\d|_io\.|Plugin|0x[0-9a-f]{4}", problem), problem
@@ -368,12 +368,13 @@ def test_an_icon_that_contains_a_huge_image_is_refused_before_it_is_decoded() ->
 def test_a_long_side_is_scaled_down_without_seams(monkeypatch: pytest.MonkeyPatch) -> None:
     noise = Image.fromarray(np.random.default_rng(1).integers(0, 256, (600, 500, 3), dtype=np.uint8))
     data = encoded(noise, "PNG")
-    whole = decode(data, max_side=300)
+    np.testing.assert_array_equal(decode(data), pixels_of(noise))
+    monkeypatch.setattr(decode_module, "SCALED_SIDE", 300)
+    whole = decode(data)
     assert whole.shape == (300, 250, 3)
     np.testing.assert_array_equal(whole, pixels_of(noise.resize((250, 300), Image.Resampling.BILINEAR)))
     monkeypatch.setattr(decode_module, "STRIP_PIXELS", 500 * 37)
-    assert np.abs(decode(data, max_side=300).astype(int) - whole).max() <= 1
-    np.testing.assert_array_equal(decode(data), pixels_of(noise))
+    assert np.abs(decode(data).astype(int) - whole).max() <= 1
 
 
 def test_an_image_of_15000_pixels_per_side_is_scaled_in_bounded_memory(tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ import safetensors.torch
 import timm
 import torch
 
+from services.kit.digests import file_digest
 from services.vision.card import IMAGENET_MEAN, WeightsSource
 from services.vision.catalogue import BACKBONES, DETECTORS
-from services.vision.packs import PackUnusable, described, description_of, file_digest, read_pack, write_pack
+from services.vision.packs import PackUnusable, described, description_of, read_pack, write_pack
 from services.vision.weights import WeightsResolver
 from tests.support.packs import SQUEEZENET, add_description, install, write_weights
 

@@ -13,9 +13,9 @@ from services.vision.turns import Places, Turns
 class Crowd:
     """Callers that take turns; `running` names who has one, in the order in which they got it."""
 
-    def __init__(self, total: int = 2, per_caller: int = 2, budget_bytes: int = 100, small_bytes: int = 10) -> None:
+    def __init__(self, total: int = 2, per_caller: int = 2) -> None:
         self.telemetry = MemoryTelemetry()
-        self.turns = Turns(Places(total, per_caller, budget_bytes, small_bytes), self.telemetry)
+        self.turns = Turns(Places(total, per_caller, budget_bytes=100, small_bytes=10), self.telemetry)
         self.running: list[str] = []
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ends: dict[str, asyncio.Event] = {}

@@ -14,11 +14,12 @@ import pytest
 import safetensors.torch
 import torch
 
+from services.kit.digests import file_digest
 from services.kit.errors import InvalidRequest
 from services.vision.backbones import build, embed
 from services.vision.catalogue import BACKBONES
 from services.vision.open_clip import CONFIG_FILE, TOKENIZER_FILE
-from services.vision.packs import PackUnusable, description_of, file_digest, read_pack, write_pack
+from services.vision.packs import PackUnusable, description_of, read_pack, write_pack
 from services.vision.text_tower import load_text_tower
 from services.vision.weights import PretrainedWeights, WeightsResolver, pretrained_network
 from services.weights import app

@@ -12,6 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from services.kit.digests import file_digest
 from services.kit.errors import InvalidRequest
 from services.trainer.engine import choice, pretrained
 from services.trainer.engine.classification.linear_head import train_head
@@ -24,7 +25,6 @@ from services.trainer.used_weights import UsedWeights
 from services.vision.backbones import build
 from services.vision.card import CardBackbone, WeightsSource
 from services.vision.catalogue import BACKBONES
-from services.vision.packs import file_digest
 from services.vision.timm_networks import DeviceClass
 from tests.support.packs import SQUEEZENET, add_description, write_weights
 from tests.unit.trainer.engine.shapes import linear_recipe, task_for, write_snapshot

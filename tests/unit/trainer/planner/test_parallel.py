@@ -133,9 +133,9 @@ def test_probes_run_side_by_side() -> None:
     assert search.start() == [1, 3]
 
 
-def after_probes(model: Model, workers: int = 2) -> Search:
+def after_probes(model: Model) -> Search:
     """A detector's search whose probes have ended; nothing runs."""
-    search = Search(model, workers)
+    search = Search(model, 2)
     while True:
         step = search.step()
         if isinstance(step, StartTrial) and detector_recipes.is_long(step.recipe, 100):

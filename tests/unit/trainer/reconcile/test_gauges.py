@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
+import pytest
 from msgspec.structs import replace
 
 from services.kit.clock import ManualClock
@@ -111,12 +112,14 @@ async def test_budgets_are_of_models_that_have_not_ended_and_only_charged_segmen
         assert at.value(metrics.BUDGET_OVERRUN) == 0
 
 
-async def test_an_overrun_is_reported_for_ended_models_too():
+@pytest.mark.parametrize("root", ["", "projects/acme/"])
+async def test_an_overrun_is_reported_for_ended_models_of_any_project_too(root):
     async with bench() as at:
-        await at.store.models.create(model("models/m", state=ModelState.SUCCEEDED, budget=timedelta(seconds=100.0)))
-        await at.store.models.create(model("models/n", state=ModelState.SUCCEEDED, budget=timedelta(seconds=100.0)))
-        await at.store.trials.create(trial("models/m/trials/t000", charged(60)))
-        await at.store.trials.create(trial("models/m/trials/t001", charged(42.5)))
+        for name in ("models/m", "models/n"):
+            ended = model(f"{root}{name}", state=ModelState.SUCCEEDED, budget=timedelta(seconds=100.0))
+            await at.store.models.create(ended)
+        await at.store.trials.create(trial(f"{root}models/m/trials/t000", charged(60)))
+        await at.store.trials.create(trial(f"{root}models/m/trials/t001", charged(42.5)))
         at.gauges.count()
         assert at.value(metrics.BUDGET_OVERRUN) == 2.5
 

@@ -11,6 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from services.kit.digests import file_digest
 from services.kit.errors import InvalidRequest
 from services.trainer.engine.classification import logistic
 from services.trainer.engine.classification.heads import LinearHead, fit_head
@@ -22,7 +23,7 @@ from services.trainer.engine.split import divide
 from services.trainer.messages import EvaluateTask, Result
 from services.trainer.name_use import NameEffect, NameUse
 from services.trainer.recipe import Recipe, Split
-from services.vision.packs import description_of, file_digest, read_pack, write_pack
+from services.vision.packs import description_of, read_pack, write_pack
 from services.vision.text_tower import TOKENIZER, read_text
 from services.weights import app
 from services.weights.shelves import FolderShelf
