@@ -54,6 +54,12 @@ def test_images_that_cannot_be_read_are_told(tmp_path: Path) -> None:
     assert "left out, as they cannot be read here: 1 .heic file; convert them" in told(read(tmp_path))
 
 
+def test_archives_among_the_images_are_told(tmp_path: Path) -> None:
+    pictures(tmp_path, ["cat/1.jpg", "dog/1.jpg"])
+    (tmp_path / "cat" / "more.ZIP").write_bytes(b"")
+    assert "left out, as they are packed: 1 .zip file; unpack them" in told(read(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("files", "says", "fix"),
     [
