@@ -34,10 +34,13 @@ def check_convention(file: Columns, uri: str, expected: BoxConvention, log: Find
     if pixels and fractions:
         other = BoxConvention.ABSOLUTE if unit is BoxConvention.RELATIVE else BoxConvention.RELATIVE
         words = {"found": _UNITS[other], "expected": _UNITS[unit]}
+        names = dict(zip(file.ids.tolist(), file.names, strict=True))
         masks = [_units(boxes)[other] for boxes in file.box_batches()]
         for position in np.flatnonzero(np.concatenate(masks)).tolist():
             where = int(file.image_ids[position]), file.mark_id(position)
-            log.add("boxUnitsMixed", uri, *where, box=tuple(file.boxes[position].tolist()), **words)
+            log.add(
+                "boxUnitsMixed", names.get(where[0], uri), *where, box=tuple(file.boxes[position].tolist()), **words
+            )
     return unit
 
 

@@ -210,6 +210,9 @@ class Calls(grpc.aio.ServerInterceptor):
             late = context.time_remaining() == 0
             call.code = StatusCode.DEADLINE_EXCEEDED if late else StatusCode.CANCELLED
             raise
+        except grpc.aio.InternalError:  # what a write raises once the caller is gone
+            call.code = StatusCode.CANCELLED
+            raise asyncio.CancelledError from None
         except Exception as error:  # noqa: BLE001 - whatever a handler raises must become a status
             await self._refuse(call, error)
         finally:

@@ -204,7 +204,7 @@ def report(
         if dataset.state == DatasetState.READY:
             shown = client.datasets.samples(name, per_category=samples)
             repeated = client.datasets.samples(name, image_ids=pair_ids(found))
-    html.write_text(page_of(dataset, found, shown, repeated), encoding="utf-8")
+        html.write_text(page_of(dataset, found, shown, repeated), encoding="utf-8")
     if json:
         print_document({"html": str(html)})
     else:

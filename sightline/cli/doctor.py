@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli.console import notes
-from sightline.cli.installed import environment, require
+from sightline.cli.console import notes, warn
+from sightline.cli.installed import environment, is_configured, local_folder, require
 from sightline.cli.reporting import CommandError, report
 
 NEEDED = ("services", "nats", "minio", "pydantic_settings")
@@ -41,6 +41,8 @@ def doctor(
     try:
         require(*NEEDED)
         variables = environment(data)
+        if local_folder(data) is None and not is_configured():
+            warn("there is no suite of `sightline up` in this folder; if it is elsewhere, name its folder: --data DIR")
     except CommandError as error:
         raise typer.Exit(report(error, notes())) from None
     command = [sys.executable, "-m", "services.infra.doctor", *(["--json"] if json else [])]

@@ -22,9 +22,14 @@ def require(*packages: str) -> None:
 
 def local_folder(data: Path | None) -> Path | None:
     """The folder of the local suite that is meant; None if it is the suite of this environment."""
-    if data is None and (any(os.environ.get(name) for name in OF_THE_STORE) or not DATA.is_dir()):
+    if data is None and (is_configured() or not DATA.is_dir()):
         return None
     return (data or DATA).resolve()
+
+
+def is_configured() -> bool:
+    """Whether this environment names a suite's NATS or store."""
+    return any(os.environ.get(name) for name in OF_THE_STORE)
 
 
 def environment(data: Path | None) -> dict[str, str]:

@@ -28,7 +28,7 @@ def report(
     with session() as client:
         model, evaluations = client.models.get(name), client.evaluations.list(name)
         images, missing = _images(client, model, picture_ids(model, pictures))
-    html.write_text(page_of(model, evaluations, images, pictures, missing), encoding="utf-8")
+        html.write_text(page_of(model, evaluations, images, pictures, missing), encoding="utf-8")
     if missing:
         warn(missing)
     if json:

@@ -118,12 +118,20 @@ def free_name(client: Client, photos: Path, name: str, *, tested: bool) -> str:
     if name:
         wanted = f"datasets/{name}", f"models/{name}", *((f"datasets/{name}-test",) if tested else ())
         if there := next((one for one in wanted if one in taken), ""):
-            raise AlreadyExists(f"{there} exists", fix="choose another --name")
+            raise AlreadyExists(f"{there} exists", fix=f"choose another --name{_instead(name, taken)}")
         return name
     taken = set(map(bare_name, taken))
     plain = re.sub(r"[^a-zA-Z0-9._-]+", "-", photos.resolve().stem).strip("-._") or "photos"
     names = (plain[:200] if number == 1 else f"{plain[:200]}-{number}" for number in range(1, len(taken) + 2))
     return next(name for name in names if name not in taken and f"{name}-test" not in taken)
+
+
+def _instead(name: str, taken: set[str]) -> str:
+    """How to train on a dataset that was registered before, if it has no model yet: `, or ...`."""
+    if f"datasets/{name}" not in taken or f"models/{name}" in taken:
+        return ""
+    test = f" --test-dataset {name}-test" if f"datasets/{name}-test" in taken else ""
+    return f", or train on it: `sightline models train {name} --dataset {name}{test} --budget 5m`"
 
 
 def _say_parts(training: Package, test: Package | None) -> None:

@@ -11,7 +11,7 @@ from sightline.cli.console import facts
 from sightline.cli.formats import percent
 from sightline.client.names import bare_name
 from sightline.client.plurals import counted
-from sightline.client.progress import TRAINING, metric_name, why_waiting
+from sightline.client.progress import doing, metric_name, why_waiting
 from sightline.client.quantities import duration
 from sightline.client.results.model import ModelData
 from sightline.client.results.progress import RunningWork
@@ -50,10 +50,9 @@ def watching(console: Console) -> Generator[Callable[[ModelData], None]]:
 def rows(model: ModelData) -> list[tuple[str, str]]:
     """Everything that is known of a training, as names with values."""
     progress = model.progress
-    doing = why_waiting(progress) or TRAINING.get(progress.phase, "")
     return [
         ("training", escape(f"{bare_name(model.name)} on {bare_name(model.dataset)}")),
-        ("doing", escape(f"{100 * progress.fraction:.0f} %  {doing}")),
+        ("doing", escape(f"{100 * progress.fraction:.0f} %  {doing(model)}")),
         *(("running", escape(running(work))) for work in progress.running),
         *(("rung", _rung(one.rung, one.done, one.running, one.waiting)) for one in progress.rungs),
         ("best so far", escape(best(model))),
@@ -65,9 +64,8 @@ def rows(model: ModelData) -> list[tuple[str, str]]:
 def line(model: ModelData) -> str:
     """The same in one line."""
     progress = model.progress
-    doing = why_waiting(progress) or TRAINING.get(progress.phase, "")
     parts = [
-        f"{100 * progress.fraction:3.0f} %  {doing}",
+        f"{100 * progress.fraction:3.0f} %  {doing(model)}",
         *(running(work) for work in progress.running),
         f"{counted(progress.trials_done, 'trial')} done" if progress.trials_done else "",
         best(model),

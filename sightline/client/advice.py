@@ -25,7 +25,8 @@ class Advice:
 def advice(model: ModelData) -> tuple[Advice, ...]:
     """The advice for a model as `get` returns it. Sentences claim nothing that the intervals do not show."""
     if not model.version:
-        return (Advice("Now", ("There is no result yet; ask again when training has one.",)),)
+        ended = "Training has ended without a result." if model.end_time else ""
+        return (Advice("Now", (ended or "There is no result yet; ask again when training has one.",)),)
     curve = model.learning_curve
     questions = (
         ("More images", _collect(curve) if curve else (_no_curve(model),)),

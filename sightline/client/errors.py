@@ -218,9 +218,9 @@ class ImagesMissing(InvalidArgument):
     advice = "name the folder that contains the images with --images, or remove these images from the annotations"
 
     @classmethod
-    def named(cls, annotations: Path, images: Sequence[MissingImage]) -> Self:
+    def named(cls, annotations: Path, images: Sequence[MissingImage], fix: str = "") -> Self:
         """The error for an export."""
-        return cls._listing(f"{annotations} names", images, "")
+        return cls._listing(f"{annotations} names", images, fix)
 
     @classmethod
     def below(cls, folder: Path, images: Sequence[MissingImage]) -> Self:

@@ -13,11 +13,12 @@ from google.rpc.status_pb2 import Status
 from sightline.client.errors import Details, MessageTooLarge, SightlineError, Unreachable, class_for
 from sightline.client.transport.addresses import VARIABLES, Addresses
 from sightline.client.transport.channel import DOMAIN, status_of
+from sightline.client.transport.connection import connects
 from sightline.client.transport.credentials import Credentials
 from sightline.client.transport.diagnosis import diagnose, place_of
 from sightline.text import shown
 
-CONNECT_SECONDS = 1.0
+CONNECT_SECONDS = 2.0
 UNAVAILABLE: int = grpc.StatusCode.UNAVAILABLE.value[0]
 UNANSWERED = (UNAVAILABLE, int(grpc.StatusCode.DEADLINE_EXCEEDED.value[0]))
 # What gRPC itself answers to a message that is larger than anything the service takes.
@@ -36,7 +37,7 @@ def error_of(error: grpc.RpcError, addresses: Addresses, credentials: Credential
         if advice := next(filter(None, (diagnose(address, credentials) for address in targets)), ""):
             return Unreachable(status.message, _details(status), fix=advice)
         if status.code == UNAVAILABLE:
-            return _unreachable(status, addresses)
+            return _unreachable(status, addresses, credentials)
     return error_from(status)
 
 
@@ -94,9 +95,10 @@ def _detail(status: Status, kind: type[M]) -> M | None:
     return None
 
 
-def _unreachable(status: Status, addresses: Addresses) -> SightlineError:
+def _unreachable(status: Status, addresses: Addresses, credentials: Credentials) -> SightlineError:
     """Names the services that do not respond, and the variables that set their addresses."""
-    silent = {name: getattr(addresses, name) for name in VARIABLES if not _listens(getattr(addresses, name))}
+    targets = {name: getattr(addresses, name) for name in VARIABLES}
+    silent = {name: where for name, where in targets.items() if not _responds(where, credentials)}
     if not silent:
         return Unreachable(status.message, _details(status), fix="all services respond now: repeat the command")
     lines = (f"the {name} service does not respond at {where} ({VARIABLES[name]})" for name, where in silent.items())
@@ -104,8 +106,8 @@ def _unreachable(status: Status, addresses: Addresses) -> SightlineError:
     return Unreachable("\n".join(lines), _details(status), fix=fix)
 
 
-def _listens(address: str) -> bool:
-    """Whether anything accepts connections there; assumed of targets other than host:port."""
+def _responds(address: str, credentials: Credentials) -> bool:
+    """Whether a gRPC server accepts connections there; assumed of targets other than host:port."""
     place = place_of(address)
     if place is None:
         return True
@@ -113,4 +115,4 @@ def _listens(address: str) -> bool:
         socket.create_connection(place, CONNECT_SECONDS).close()
     except OSError:
         return False
-    return True
+    return connects(address, credentials, CONNECT_SECONDS)  # something else may listen there

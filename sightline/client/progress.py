@@ -16,7 +16,7 @@ from sightline.client.quantities import duration, size
 from sightline.client.results.batch import BatchPredictionData
 from sightline.client.results.dataset import DatasetData
 from sightline.client.results.evaluation import EvaluationData
-from sightline.client.results.kinds import BatchState, EvaluationState, WaitReason
+from sightline.client.results.kinds import BatchState, EvaluationState, ModelState, WaitReason
 from sightline.client.results.model import ModelData
 from sightline.client.results.progress import Progress as TrainingProgress
 from sightline.client.results.progress import Validation, Waiting
@@ -142,14 +142,18 @@ def of_dataset(dataset: DatasetData) -> Step:
 def of_model(model: ModelData) -> Step:
     """The progress of a training: trial, best metric and budget, if known."""
     progress = model.progress
-    doing = TRAINING.get(progress.phase, "")
-    if progress.waiting:
-        doing = why_waiting(progress)
     parts = [f"trial {bare_name(progress.trial)}"] if progress.trial else []
     if progress.metric_value is not None:
         parts.append(f"{metric_name(progress.metric)} {100 * progress.metric_value:.1f} %")
     parts.append(f"{duration(progress.budget_used)} of {duration(model.budget)}")
-    return progress.fraction, doing, " · ".join(parts)
+    return progress.fraction, doing(model), " · ".join(parts)
+
+
+def doing(model: ModelData) -> str:
+    """What a training does, or why it waits, or that it ended otherwise than by being done."""
+    if model.state in (ModelState.FAILED, ModelState.CANCELLED):
+        return model.state.lower()
+    return why_waiting(model.progress) or TRAINING.get(model.progress.phase, "")
 
 
 def why_waiting(progress: TrainingProgress) -> str:

@@ -117,7 +117,7 @@ def read_export(source: Path, reading: Reading) -> Package:
         return pack(imported, boxes=reading.boxes, url_prefixes=prefixes)
     except ImagesUnresolved as error:
         missing = [MissingImage(image.id, image.name, image.problem) for image in error.images]
-        raise ImagesMissing.named(error.source, missing) from None
+        raise ImagesMissing.named(error.source, missing, error.fix) from None
     except ImportFault as error:
         raise AnnotationsUnreadable.with_faults(error.message, error.faults, error.fix) from None
 

@@ -68,7 +68,7 @@ def read(source: Path, images: Path | None = None) -> Imported:
     files = list(contents)
     splits = [_split_of(file, source) for file in files]
     if not files:
-        raise ImportFault(f"{source} has no COCO file")
+        raise ImportFault(f"{source} has no COCO file", fix="leave out --format, or name the file or its folder")
     if len(files) > 1 and (len(set(splits)) < len(files) or "" in splits):
         listed = ", ".join(str(file) for file in files[:5])
         raise ImportFault(f"{source} has {len(files)} COCO files: {listed}", fix="choose one of them")

@@ -147,7 +147,8 @@ class Imported:
         """The part in these splits; ImportFault if one of them is not there."""
         if absent := [split for split in splits if split not in self.splits]:
             listed = ", ".join(self.splits) or "none"
-            raise ImportFault(f"{self.source} has no split {', '.join(absent)}; it has {listed}")
+            problem = f"{self.source} has no split {', '.join(absent)}; it has {listed}"
+            raise ImportFault(problem, fix="leave out --split, or name one that it has")
         documents = tuple(document for document in self.documents if document.split in splits)
         return replace(self, images=tuple(one for one in self.images if one.split in splits), documents=documents)
 

@@ -44,8 +44,8 @@ class Unresolved:
 class ImagesUnresolved(ImportFault):
     """Images whose files were not found."""
 
-    def __init__(self, source: Path, images: tuple[Unresolved, ...]) -> None:
-        super().__init__(f"{source} names {len(images)} images that were not found")
+    def __init__(self, source: Path, images: tuple[Unresolved, ...], *, fix: str = "") -> None:
+        super().__init__(f"{source} names {len(images)} images that were not found", fix=fix)
         self.source, self.images = source, images
 
 
@@ -126,7 +126,8 @@ def pack(
         if fault := fault_of_upload(file, path):
             illegal.append(Unresolved(image.id, image.name, fault))
     if illegal:
-        raise ImagesUnresolved(imported.source, tuple(illegal))
+        fix = "rename or remove these files" if imported.format is Format.FOLDERS else ""
+        raise ImagesUnresolved(imported.source, tuple(illegal), fix=fix)
     _check_names(imported)
     form = boxes or imported.box_form
     _check_corners(imported, form)

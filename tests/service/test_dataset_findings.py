@@ -529,7 +529,7 @@ async def test_relative_and_absolute_boxes_are_never_mixed(world: World) -> None
     dataset = await detect(world, [*GOOD, box(0.1, 0.1, 0.5, 0.5, mark=3)], make_image(200, 100))
     assert dataset.state == pb.Dataset.FAILED
     finding = await world.found("boxUnitsMixed")
-    assert finding.annotation_id == 3
+    assert (finding.file, finding.annotation_id) == ("a.png", 3)
     assert "is in fractions of the image's sides, but most boxes of the file are in pixels" in finding.message
 
 

@@ -252,6 +252,29 @@ async def test_a_cancelled_call_is_counted_as_canceled_and_its_handler_is_cancel
         assert running.metric("grpc_server_handled_total", **labels, grpc_code="Canceled") == 1
 
 
+async def test_a_response_to_a_caller_who_is_gone_is_no_error_of_the_service(log_stream):
+    entered = asyncio.Event()
+
+    async def act(_request, _context):
+        entered.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise grpc.aio.InternalError from None  # as when the end comes during a write
+
+    async with serving(act) as running, bare_channel(running.address) as channel:
+        call = DatasetServiceStub(channel).WatchDataset(WATCH)
+        await entered.wait()
+        call.cancel()
+    labels = {
+        "grpc_type": "server_stream",
+        "grpc_service": "sightline.v1.DatasetService",
+        "grpc_method": "WatchDataset",
+    }
+    assert running.metric("grpc_server_handled_total", **labels, grpc_code="Canceled") == 1
+    assert not events(log_stream, "internal_error") + events(log_stream, "library_message")
+
+
 async def test_methods_that_do_not_exist_share_one_time_series():
     async with serving() as running, bare_channel(running.address) as channel:
         for number in range(5):

@@ -408,3 +408,15 @@ def test_nothing_to_suggest_leaves_no_folder(sightline: Command, tmp_path: Path)
     shown = sightline("datasets", "suggest", str(tmp_path / "draft"), "--model", "m")
     assert (shown.code, "no image was kept" in shown.out) == (0, True)
     assert not (tmp_path / "draft").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "fix"),
+    [(("--split", "train"), "leave out --split"), (("--format", "coco"), "leave out --format, or name the file")],
+)
+def test_what_a_folder_per_class_does_not_have_is_no_reason_to_repair_a_file(
+    sightline: Command, tmp_path: Path, options: tuple[str, ...], fix: str
+) -> None:
+    exports.folder_per_class(tmp_path / "pets")
+    outcome = sightline("datasets", "create", "pets", tmp_path / "pets", "--dry-run", *options)
+    assert (outcome.code, f"fix: {fix}" in outcome.err) == (3, True), outcome.err

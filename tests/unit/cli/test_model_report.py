@@ -189,6 +189,13 @@ def test_an_error_that_an_earlier_version_measured_is_shown_without_a_drawing(
     assert "Calibration" not in made(sightline, tmp_path).texts
 
 
+@pytest.mark.usefixtures("birds")
+def test_a_page_that_cannot_be_written_is_named(sightline: Command, tmp_path: Path) -> None:
+    outcome = sightline("models", "report", "birds", "--html", tmp_path / "nowhere" / "report.html")
+    assert outcome.code == 1
+    assert "report.html cannot be read or written: No such file or directory" in outcome.err
+
+
 def test_a_training_without_a_result_has_a_page(sightline: Command, fakes: Fakes, tmp_path: Path) -> None:
     fakes.models["models/birds"] = Model(name="models/birds", state=Model.NOT_STARTED)
     page = made(sightline, tmp_path)

@@ -328,6 +328,13 @@ def test_watching_a_training_that_fails_ends_with_its_error(sightline: Command, 
     assert "The loss became nan." in outcome.err
 
 
+@pytest.mark.parametrize("state", ["FAILED", "CANCELLED"])
+def test_a_training_that_ended_without_being_done_is_not_called_done(state: str) -> None:
+    ended = Model(name="models/m", state=Model.State.Value(state))
+    ended.progress.phase, ended.progress.fraction = TrainingProgress.FINISHED, 1
+    assert line(ModelData.of(ended)).startswith(f"m: 100 %  {state.lower()}")
+
+
 def test_a_terminal_shows_rungs_running_trials_budget_and_time(fakes: Fakes) -> None:
     shown = Console(width=120, force_terminal=True, record=True, file=StringIO())
     _, _, searching, *_ = watched()

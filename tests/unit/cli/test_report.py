@@ -65,6 +65,13 @@ def test_no_text_from_outside_is_markup_and_nothing_is_loaded(sightline: Command
 
 
 @pytest.mark.usefixtures("pets")
+def test_a_page_that_cannot_be_written_is_named(sightline: Command, tmp_path: Path) -> None:
+    outcome = sightline("datasets", "report", "pets", "--html", tmp_path / "nowhere" / "report.html")
+    assert outcome.code == 1
+    assert "report.html cannot be read or written: No such file or directory" in outcome.err
+
+
+@pytest.mark.usefixtures("pets")
 def test_samples_of_each_category_have_their_boxes_drawn(sightline: Command, tmp_path: Path) -> None:
     page = made(sightline, tmp_path)
     boxes = [one for one in page.all("rect") if one.get("fill") == "none"]

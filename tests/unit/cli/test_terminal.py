@@ -13,6 +13,7 @@ import grpc
 import pytest
 from PIL import Image
 
+from sightline.cli.installed import OF_THE_STORE
 from sightline.cli.predict import MAX_IMAGE_BYTES
 from sightline.client.transport.addresses import VARIABLES
 from sightline.client.transport.channel import MAX_MESSAGE_BYTES
@@ -150,3 +151,15 @@ def test_the_largest_file_is_announced_first_so_that_one_too_large_is_refused_be
     assert "fix: scale the image down or leave it out of the COCO file" in outcome.err
     sightline("datasets", "create", "d", "--kind", "classification", "--coco", coco)
     assert next(iter(fakes.files)) == "images/b.png"
+
+
+@pytest.mark.parametrize("folder", ["", ".sightline"])
+def test_the_doctor_says_that_the_suite_may_be_in_another_folder(
+    sightline: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in OF_THE_STORE:
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / folder).mkdir(exist_ok=True)
+    outcome = sightline("doctor", "--only", "keys")
+    assert ("name its folder: --data DIR" in outcome.err) == (not folder)

@@ -91,6 +91,17 @@ def test_a_given_name_that_is_taken_is_said_before_the_upload(
     outcome = sightline("train", tmp_path / "pets", "--name", "my-pets")
     assert (outcome.code, f"{taken} exists" in outcome.err, fakes.files) == (6, True, {}), outcome.err
     assert "fix: choose another --name" in outcome.err
+    assert ("or train on it" in outcome.err) == (taken == "datasets/my-pets")
+
+
+def test_after_a_budget_that_was_too_small_the_dataset_is_trained_on_by_its_name(
+    sightline: Command, fakes: Fakes, tmp_path: Path
+) -> None:
+    fakes.datasets |= {name: Dataset(name=name) for name in ("datasets/my-pets", "datasets/my-pets-test")}
+    exports.folder_per_class(tmp_path / "pets", ("train", "test"))
+    outcome = sightline("train", tmp_path / "pets", "--name", "my-pets")
+    command = "sightline models train my-pets --dataset my-pets --test-dataset my-pets-test --budget 5m"
+    assert f"or train on it: `{command}`" in outcome.err
 
 
 @pytest.mark.parametrize(

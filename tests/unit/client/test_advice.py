@@ -122,6 +122,9 @@ def test_without_a_curve_it_says_why(reason: str) -> None:
 
 def test_before_there_is_a_result_there_is_no_advice_and_before_the_end_it_is_provisional() -> None:
     assert said(Model(name="models/m")) == "There is no result yet; ask again when training has one."
+    failed = Model(name="models/m", state=Model.FAILED)
+    failed.end_time.GetCurrentTime()
+    assert said(failed) == "Training has ended without a result."
     message = model(gain(0.04, 0.012, 0.07))
     message.ClearField("end_time")
     assert said(message).endswith("Training has not ended; all of this may change.")

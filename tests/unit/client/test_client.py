@@ -8,6 +8,7 @@ import threading
 from contextlib import contextmanager
 from dataclasses import FrozenInstanceError
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import grpc
@@ -353,6 +354,20 @@ def test_an_unreachable_service_is_reported_with_its_address_and_its_variable() 
         client.datasets.list()
     assert caught.value.retryable
     assert "sightline up" in caught.value.fix
+
+
+@pytest.mark.usefixtures("quick_retries")
+def test_an_address_where_something_else_listens_is_reported_in_the_same_way() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as web:
+        threading.Thread(target=web.serve_forever, daemon=True).start()
+        where = f"127.0.0.1:{web.server_port}"
+        with (
+            Client(Addresses(where, where, where), Credentials(), progress=False) as client,
+            pytest.raises(errors.Unreachable, match=rf"{where} \(SIGHTLINE_DATASET_ADDRESS\)") as caught,
+        ):
+            client.datasets.list()
+        web.shutdown()
+    assert "set the variable to the service's address" in caught.value.fix
 
 
 def test_a_call_that_timed_out_is_reported_in_the_same_way(client: Client, fakes: Fakes) -> None:

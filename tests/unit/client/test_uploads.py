@@ -9,7 +9,7 @@ import pytest
 
 from sightline.client import uploads
 from sightline.client.errors import ImagesMissing
-from sightline.client.uploads import LocalFile, images_below
+from sightline.client.uploads import LocalFile, Reading, images_below, read_export
 
 
 def test_uploads_go_in_batches_of_bounded_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,4 +78,12 @@ def test_of_a_folder_every_image_that_cannot_be_uploaded_is_named_with_the_fix(t
     assert [image.file_name[:8] for image in caught.value.images] == ["dead.jpg", "nnnnnnnn"]
     assert "dead.jpg: " in caught.value.message
     assert "is a link to a file that does not exist" in caught.value.message
+    assert caught.value.fix == "rename or remove these files"
+
+
+def test_a_dead_link_in_a_folder_per_class_is_to_be_removed_from_there(tmp_path: Path) -> None:
+    put(tmp_path, "cat/a.jpg", "dog/b.jpg")
+    (tmp_path / "dog" / "dead.jpg").symlink_to(tmp_path / "gone.jpg")
+    with pytest.raises(ImagesMissing, match=r"dog/dead\.jpg") as caught:
+        read_export(tmp_path, Reading())
     assert caught.value.fix == "rename or remove these files"
