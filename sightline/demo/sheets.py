@@ -35,9 +35,8 @@ class ObjectsCell:
     truth: Sequence[Found] = ()
 
 
-def contact_sheet(cells: Sequence[Cell], title: str) -> Image.Image:
+def contact_sheet(cells: Sequence[Cell], title: str, columns: int = 6, side: int = 150) -> Image.Image:
     """A grid of images, framed in green if the prediction is correct and in red if not, with both written below."""
-    columns, side = 6, 150
     rows = -(-len(cells) // columns)
     gap, head, foot = 14, 56, 50
     width, height = gap + columns * (side + gap), head + rows * (side + foot + gap) + gap // 2

@@ -1,6 +1,7 @@
 """The proxy through which gRPC sends calls, by the environment, and what to do if it is in the way."""
 
 import ipaddress
+import os
 from collections.abc import Mapping
 
 from sightline.client.transport.credentials import host_of, is_loopback
@@ -10,7 +11,7 @@ VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
 EXCEPTIONS = ("no_grpc_proxy", "no_proxy")
 
 
-def variable_for(address: str, environment: Mapping[str, str]) -> str:
+def variable_for(address: str, environment: Mapping[str, str] = os.environ) -> str:
     """The variable whose proxy is used for calls to the address; empty if they go there directly.
 
     Our channels use no proxy for this machine; see `sightline.client.transport.channel.options_for`.
@@ -24,7 +25,7 @@ def variable_for(address: str, environment: Mapping[str, str]) -> str:
     return "" if any(_covers(entry, host) for entry in listed) else variable
 
 
-def advice(address: str, environment: Mapping[str, str]) -> str:
+def advice(address: str, environment: Mapping[str, str] = os.environ) -> str:
     """What to change after a failed call to the address, if a proxy may be the cause; empty if none is used."""
     variable = variable_for(address, environment)
     if not variable:
