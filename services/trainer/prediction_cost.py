@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from msgspec.structs import replace
 
 from services.trainer.recipe import Framing, Recipe
-from services.vision.card import CardBackbone, ModelKind, crop_size, input_size
+from services.vision.card import CardBackbone, ModelKind, input_size
 from services.vision.catalogue import NETWORKS
 
 LARGEST_UNTRAINED_SIDE = 224  # of a classifier's input that starts from random weights and leaves its side open
@@ -73,7 +73,7 @@ def _narrower(recipe: Recipe) -> Iterator[Recipe]:
 
 def _seconds(recipe: Recipe, name: str, framing: Framing) -> float:
     own = NETWORKS[recipe.kind][name].rule.size
-    side = crop_size(own) if framing is Framing.CROP else input_size(True, own, ())
+    side = own if framing is Framing.CROP else input_size(True, own, ())
     if not recipe.pretrained:
         side = LARGEST_UNTRAINED_SIDE
     return pass_seconds(recipe.kind, name, recipe.resolution or side)

@@ -85,11 +85,6 @@ def input_size(pretrained: bool, pretrained_size: int, longer_sides: Sequence[in
     return min(max(-(-median // 32) * 32, 64), 224)
 
 
-def crop_size(pretrained_size: int) -> int:
-    """The side of a centre crop for pretrained weights: larger, so that it shows details that whole images lack."""
-    return pretrained_size * 10 // 7
-
-
 @dataclass(frozen=True, slots=True)
 class Suppression:
     """How a detector's candidates become its detections."""

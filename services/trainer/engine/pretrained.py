@@ -16,7 +16,7 @@ from services.trainer.messages import TrainTask
 from services.trainer.prediction_cost import keeps_to
 from services.trainer.recipe import Framing, Recipe
 from services.vision.backbones import Network, build
-from services.vision.card import CardBackbone, InputRule, WeightsSource, crop_size, input_size
+from services.vision.card import CardBackbone, InputRule, WeightsSource, input_size
 from services.vision.catalogue import BACKBONES, DETECTORS, RANDOM_START, preferred
 from services.vision.packs import PackUnusable
 from services.vision.weights import PretrainedWeights, WeightsResolver, pretrained_network
@@ -231,11 +231,7 @@ def _rule(network: Network, weights: PretrainedWeights, framing: Framing, recipe
     rule, patch = network.backbone.rule, network.backbone.patch
     if weights.pack:
         rule = weights.pack.adapted(rule)
-    if patch > 1:
-        usual = rule.size  # a transformer's positions are learned for its own size
-    elif framing is Framing.CROP:
-        usual = crop_size(rule.size)
-    else:
-        usual = input_size(weights.pretrained, rule.size, images.longer_sides())
-    size = max(1, (recipe.resolution or usual) // patch) * patch
+    own = framing is Framing.CROP or patch > 1  # a transformer's positions are learned for its own size
+    size = recipe.resolution or (rule.size if own else input_size(weights.pretrained, rule.size, images.longer_sides()))
+    size = max(1, size // patch) * patch
     return rule.resized(size) if framing is Framing.CROP else replace(rule, size=size, resize=size, fit="stretch")

@@ -5,20 +5,18 @@ on it divided by the table's; the fixed part takes no less on a fast device.
 """
 
 from collections.abc import Set as AbstractSet
-from itertools import product
 
 from msgspec.structs import replace
 
 from services.trainer.domain import Trial
 from services.trainer.feature_blocks import FeaturePass, passes_of
 from services.trainer.ledger import ZERO
-from services.trainer.recipe import Depth, Framing, Recipe, is_linear
+from services.trainer.recipe import Depth, Recipe, is_linear
 from services.trainer.work import WorkState
-from services.vision.card import ModelKind, WeightsSource, crop_size, input_size
+from services.vision.card import ModelKind, WeightsSource, input_size
 from services.vision.catalogue import BACKBONES, FIRST_BACKBONE, NETWORKS, RANDOM_START
 
 PRETRAINED_RESOLUTION = input_size(True, BACKBONES[FIRST_BACKBONE].rule.size, ())  # if the recipe leaves it open
-CROP_RATIO = crop_size(BACKBONES[FIRST_BACKBONE].rule.size) / PRETRAINED_RESOLUTION  # of the sides
 TRAIN_RATIO = 3.5  # time of a training step relative to a forward pass, per image
 MAPS_RATIO = 0.7  # of a step that trains the last stages on stored maps; of storing a view: 1
 MAP_VIEWS, MAP_FOLDS = 8, 5  # that are stored, and that are predicted
@@ -32,17 +30,15 @@ RESERVE_FACTOR = 1.5  # safety factor on the time held back for the final evalua
 
 def forward_seconds(recipe: Recipe, resolution: int) -> float:
     """Seconds of one image's pass through all that predicts; `resolution` is used if the recipe has none."""
+    seconds = [_network_seconds(recipe, name, resolution) for name in recipe.backbones]
     if _is_detector(recipe) or not recipe.pretrained:
-        return sum(_network_seconds(recipe, name, resolution) for name in recipe.backbones)
-    passes = product(recipe.backbones, recipe.framings)
-    seconds = sum(_network_seconds(recipe, name, resolution, framing) for name, framing in passes)
-    return seconds + (_first_seconds(recipe, resolution) if recipe.rung else 0.0)
+        return sum(seconds)
+    return len(recipe.framings) * sum(seconds) + (seconds[0] if recipe.rung else 0.0)
 
 
-def _network_seconds(recipe: Recipe, name: str, resolution: int, framing: Framing = Framing.STRETCH) -> float:
+def _network_seconds(recipe: Recipe, name: str, resolution: int) -> float:
     network = NETWORKS[recipe.kind][name]
-    side = recipe.resolution or resolution * (CROP_RATIO if framing is Framing.CROP else 1.0)
-    return network.seconds * (side / network.rule.size) ** 2
+    return network.seconds * ((recipe.resolution or resolution) / network.rule.size) ** 2
 
 
 def expected_seconds(
@@ -114,8 +110,7 @@ def known_passes(trials: list[Trial]) -> frozenset[FeaturePass]:
 
 def _seconds_of_passes(recipe: Recipe, resolution: int, known: AbstractSet[FeaturePass]) -> float:
     """Seconds for one image of those of the recipe's passes that are known."""
-    found = passes_of(recipe) & known
-    return sum(_network_seconds(recipe, each.network, resolution, each.framing) for each in found)
+    return sum(_network_seconds(recipe, each.network, resolution) for each in passes_of(recipe) & known)
 
 
 def resolution_of(trials: list[Trial]) -> int:
