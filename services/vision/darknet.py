@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from services.vision.folding import folded_weights
+
 Levels = tuple[Tensor, Tensor, Tensor]  # strides 8, 16 and 32
 
 
@@ -23,11 +25,7 @@ class ConvUnit(nn.Module):
         conv, norm = self.conv, self.bn
         if norm.training:
             return functional.silu(norm(conv(x)), inplace=True)
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        weight, bias = conv.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
-        return functional.silu(self._convolved(x, weight, bias), inplace=True)
+        return functional.silu(self._convolved(x, *folded_weights(conv, norm)), inplace=True)
 
     def _convolved(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         conv = self.conv

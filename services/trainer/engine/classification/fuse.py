@@ -4,11 +4,11 @@ import copy
 from collections.abc import Callable
 from itertools import chain, pairwise
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from services.vision.backbones import Network
+from services.vision.folding import folded_weights
 
 SUMS = "RepVggDw"  # its normalisation follows a sum of convolutions
 CLONES_IN_PLACE = (nn.Hardtanh, nn.Hardswish, nn.SiLU)  # the gradients of these need what they overwrite
@@ -53,11 +53,7 @@ class _Folded(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """[n, in, h, w] into [n, out, h, w]."""
-        convolution, norm = self.convolution, self.norm
-        assert norm.running_mean is not None, "it is frozen"
-        assert norm.running_var is not None, "it is frozen"
-        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-        weight, bias = convolution.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
+        convolution, (weight, bias) = self.convolution, folded_weights(self.convolution, self.norm)
         return nn.functional.conv2d(
             images, weight, bias, convolution.stride, convolution.padding, convolution.dilation, convolution.groups
         )
@@ -67,13 +63,12 @@ def _fold(module: nn.Module, fold: Fold) -> None:
     """In every backbone, a normalisation is defined right after its convolution, with one exception."""
     pairs = [] if type(module).__name__ == SUMS else list(pairwise(module.named_children()))
     for (name, first), (next_name, second) in pairs:
-        if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
-            together = fold(first, second)
-            if together is not None:
-                setattr(module, name, together)
-                setattr(
-                    module, next_name, getattr(second, "act", nn.Identity())
-                )  # timm's layer includes the activation
+        if not (isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d)):
+            continue
+        if (together := fold(first, second)) is not None:
+            activation = getattr(second, "act", nn.Identity())  # timm's layer includes it
+            setattr(module, name, together)
+            setattr(module, next_name, activation)
     for child in module.children():
         if not isinstance(child, _Folded):
             _fold(child, fold)
