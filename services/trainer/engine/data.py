@@ -1,9 +1,10 @@
 """A snapshot on the local disk as a list of images, and which of them are unreadable."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,7 @@ LISTED_UNREADABLE = 100
 Pixels = NDArray[np.uint8]
 Indices = NDArray[np.int64]
 Floats = NDArray[np.float32]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +85,16 @@ class Images:
 
     def pixels(self, index: int, at_least: int | None) -> Pixels | None:
         """Upright RGB, or None, with a note, if the image is unreadable. Thread-safe."""
-        sample = self.samples[index]
-        try:
-            return decode(self.read(index), name=sample.record.file_name, at_least=at_least)
-        except (InvalidImage, ValueError, OSError) as fault:
-            self.note_unreadable(index, fault)
-            return None
+        return self._decoded(index, lambda data, name: decode(data, name=name, at_least=at_least))
 
     def pixels_of(self, index: int, sizes: Iterable[int]) -> Mapping[int, Pixels] | None:
         """As `pixels`, for each `at_least` in `sizes`."""
-        sample = self.samples[index]
+        return self._decoded(index, lambda data, name: decode_sizes(data, sizes, name, min_side=1).pixels)
+
+    def _decoded(self, index: int, how: Callable[[bytes, str], T]) -> T | None:
+        """What `how` makes of the bytes and the name of the file; None, with a note, if the image is unreadable."""
         try:
-            return decode_sizes(self.read(index), sizes, sample.record.file_name, min_side=1).pixels
+            return how(self.read(index), self.samples[index].record.file_name)
         except (InvalidImage, ValueError, OSError) as fault:
             self.note_unreadable(index, fault)
             return None
