@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 
-from services.dataset.columns import Columns, Floats, Mask
+from services.dataset.columns import Columns, Floats, Index, Mask
 from services.dataset.domain import BoxConvention
 from services.dataset.findings import FindingLog
 from services.vision.decode import MAX_SIDE
@@ -34,13 +34,12 @@ def check_convention(file: Columns, uri: str, expected: BoxConvention, log: Find
     if pixels and fractions:
         other = BoxConvention.ABSOLUTE if unit is BoxConvention.RELATIVE else BoxConvention.RELATIVE
         words = {"found": _UNITS[other], "expected": _UNITS[unit]}
-        names = dict(zip(file.ids.tolist(), file.names, strict=True))
-        masks = [_units(boxes)[other] for boxes in file.box_batches()]
-        for position in np.flatnonzero(np.concatenate(masks)).tolist():
-            where = int(file.image_ids[position]), file.mark_id(position)
-            log.add(
-                "boxUnitsMixed", names.get(where[0], uri), *where, box=tuple(file.boxes[position].tolist()), **words
-            )
+        mixed = np.flatnonzero(np.concatenate([_units(boxes)[other] for boxes in file.box_batches()]))
+        images = Index(file.ids).find(file.image_ids[mixed])
+        for position, image in zip(mixed.tolist(), images.tolist(), strict=True):
+            name = file.names[image] if image >= 0 else uri
+            where = name, int(file.image_ids[position]), file.mark_id(position)
+            log.add("boxUnitsMixed", *where, box=tuple(file.boxes[position].tolist()), **words)
     return unit
 
 
