@@ -22,12 +22,23 @@ _HALF = re.compile(f"{_FIRST}(?!{_SECOND})|(?<!{_FIRST}){_SECOND}")
 
 def walk(folder: Path) -> Iterator[str]:
     """The files below the folder, relative to it and in order, without hidden ones."""
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in JUNK)
-        below = Path(place).relative_to(folder)
+    for place, _, names in _places(folder):
+        below = place.relative_to(folder)
         for name in sorted(names):
             if not name.startswith("."):
                 yield (below / name).as_posix()
+
+
+def links_in(folder: Path) -> list[Path]:
+    """The links to folders below the folder, which `walk` does not follow, without hidden ones."""
+    return [one for place, names, _ in _places(folder) for name in names if (one := place / name).is_symlink()]
+
+
+def _places(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Each folder from this one on, with the names of its folders, in order and without hidden ones, and its files."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in JUNK)
+        yield Path(place), folders, names
 
 
 def subfolders(folder: Path) -> list[Path]:

@@ -1,11 +1,10 @@
 """A folder per class: `cats/1.jpg`, or `train/cats/1.jpg` and `test/cats/2.jpg`."""
 
-import os
 from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 
-from sightline.importers.files import PACKED, has_images, images_in, is_packed, subfolders, walk
+from sightline.importers.files import PACKED, has_images, images_in, is_packed, links_in, subfolders, walk
 from sightline.importers.model import Format, Imported, ImportFault, LabelledImage, Notes, in_order, is_image, split_of
 
 UNREAD = {
@@ -50,11 +49,13 @@ def read(folder: Path) -> Imported:
             f"all images of {folder} are in {where} nothing about what they show",
             fix="add the file of annotations, or put the images of each class in a folder with its name",
         )
-    if unread := unread_in(top):
+    suffixes = _suffixes_in(top)
+    if unread := _counts(suffixes, UNREAD):
         notes.add(f"left out, as they cannot be read here: {unread}; convert them to JPEG or PNG")
-    if packed := unread_in(top, PACKED):
+    if packed := _counts(suffixes, PACKED):
         notes.add(f"left out, as they are packed: {packed}; unpack them into the folders of their classes")
-    if links := _links_in(top):
+    links = [link.relative_to(top).as_posix() for one in subfolders(top) for link in links_in(one)]
+    if links:
         notes.add(f"left out, as links below a class's folder are not followed: {', '.join(links)}")
     images_ = tuple(images)
     return Imported(Format.FOLDERS, folder, top, images_, in_order(images_), detection=False, notes=notes.all())
@@ -65,17 +66,20 @@ def looks_like(folder: Path) -> bool:
     return any(has_images(one) for one in subfolders(folder))
 
 
-def unread_in(folder: Path, unread: Collection[str] = UNREAD) -> str:
+def unread_in(folder: Path) -> str:
     """The files below the folder that show something but cannot be read: `2 .heic files, 1 .avif file`; or empty."""
-    suffixes = Counter(Path(name).suffix.lower() for name in walk(folder))
-    found = [(suffix, count) for suffix, count in suffixes.most_common() if suffix in unread]
+    return _counts(_suffixes_in(folder), UNREAD)
+
+
+def _suffixes_in(folder: Path) -> Counter[str]:
+    """How many files below the folder end so, in lower case."""
+    return Counter(Path(name).suffix.lower() for name in walk(folder))
+
+
+def _counts(suffixes: Counter[str], listed: Collection[str]) -> str:
+    """The counts of those that are listed, in words."""
+    found = [(suffix, count) for suffix, count in suffixes.most_common() if suffix in listed]
     return ", ".join(f"{count} {suffix} {'file' if count == 1 else 'files'}" for suffix, count in found)
-
-
-def _links_in(top: Path) -> list[str]:
-    """The links to folders in the folders of classes, which `walk` does not follow."""
-    found = (Path(place, name) for folder in subfolders(top) for place, names, _ in os.walk(folder) for name in names)
-    return [one.relative_to(top).as_posix() for one in found if one.is_symlink() and not one.name.startswith(".")]
 
 
 def packed_in(folder: Path) -> list[str]:
