@@ -32,10 +32,20 @@ SHOWN_TAGS = 3
 NOTHING = "[dim]nothing above the threshold[/]"
 
 
+def _existing(text: str) -> Path:
+    """The path of a file or folder; typer.BadParameter for an address, and for what does not exist."""
+    if "://" in text:
+        raise typer.BadParameter(f"'{text}' is an address, not a file or folder; download it first")
+    path = Path(text)
+    if not path.exists():
+        raise typer.BadParameter(f"Path '{text}' does not exist.")
+    return path
+
+
 def predict(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The model's name.")],
     images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE", help="Image files, or folders of them.", exists=True)
+        list[Path], typer.Argument(metavar="IMAGE", help="Image files, or folders of them.", parser=_existing)
     ],
     threshold: Threshold = None,
     suggested_thresholds: SuggestedThresholds = False,

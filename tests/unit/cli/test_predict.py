@@ -64,6 +64,18 @@ def test_a_folder_stands_for_its_images_in_order(sightline: Command, image_file:
     assert "empty has no images" in outcome.err.replace("\n", "")
 
 
+@pytest.mark.parametrize(
+    ("image", "says"),
+    [
+        ("https://birds.org/owl.jpg", "is an address, not a file or folder; download it first"),
+        ("owl", "does not exist"),
+    ],
+)
+def test_an_image_that_is_not_on_this_machine_is_refused(sightline: Command, image: str, says: str) -> None:
+    outcome = sightline("predict", "m", image)
+    assert (outcome.code, says in " ".join(outcome.err.replace("│", "").split())) == (2, True), outcome.err
+
+
 def test_an_image_that_cannot_be_read_is_named_and_the_others_are_predicted(
     sightline: Command, image_file: Path, tmp_path: Path
 ) -> None:
