@@ -21,7 +21,6 @@ from sightline.cli.session import session
 from sightline.client.client import Client
 from sightline.client.errors import SightlineError
 from sightline.client.progress import silent
-from sightline.client.requests import MAX_IMAGE_BYTES, too_large
 from sightline.client.results.kinds import ModelKind
 from sightline.client.results.prediction import Prediction
 from sightline.client.uploads import image_names
@@ -80,7 +79,6 @@ def predict(
         raise typer.BadParameter("it excludes --threshold; use only one of them", param_hint="--suggested-thresholds")
     with session() as client:
         files = _files(images)
-        _refuse_too_large(files)
         predictions = _ask(client, model, files, threshold, suggested_thresholds, top, coverage, feedback)
         if explain:
             _explain_all(client, model, explain, [made for made in predictions if not made.error and made])
@@ -108,13 +106,6 @@ def _files(images: list[Path]) -> list[Path]:
         else:
             raise CommandError(f"{path} has no images", fix="name image files, or a folder that has some")
     return files
-
-
-def _refuse_too_large(images: list[Path]) -> None:
-    """Raises InvalidImageSize, naming all files that are too large for a message, whatever the service allows."""
-    sizes = {str(file): file.stat().st_size for file in images if file.is_file()}
-    if large := {name: size_bytes for name, size_bytes in sizes.items() if size_bytes > MAX_IMAGE_BYTES}:
-        raise too_large(large)
 
 
 def _ask(

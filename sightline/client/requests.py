@@ -1,6 +1,6 @@
 """Requests: the contract's messages from the client's arguments."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -156,11 +156,13 @@ def with_image(base: predictions.AnalyzeImageRequest, image: Image) -> predictio
         request.uri = image
         return request
     try:
+        size_bytes = len(image) if isinstance(image, bytes) else Path(image).stat().st_size
+        if size_bytes > MAX_IMAGE_BYTES:
+            problem = f"{image_name(image)} is {mib(size_bytes)}; images can be at most {mib(MAX_IMAGE_BYTES)}"
+            raise InvalidImageSize(problem, fix="scale the image down, or save it as JPEG, and repeat")
         request.image = image if isinstance(image, bytes) else Path(image).read_bytes()
     except OSError as error:
         raise ImageUnreadable(f"{image} cannot be read: {error.strerror}") from error
-    if len(request.image) > MAX_IMAGE_BYTES:
-        raise too_large({image_name(image): len(request.image)})
     return request
 
 
@@ -178,13 +180,6 @@ def explain_image(model: str | Named, image: Image, tag: str) -> predictions.Exp
 def image_name(image: Image) -> str:
     """An image's name in errors."""
     return "image" if isinstance(image, bytes) else str(image)
-
-
-def too_large(sizes: Mapping[str, int]) -> InvalidImageSize:
-    """The error for images too large for a message, given their sizes by name."""
-    named = ", ".join(f"{name} is {mib(size_bytes)}" for name, size_bytes in sizes.items())
-    limit = f"images can be at most {mib(MAX_IMAGE_BYTES)}"
-    return InvalidImageSize(f"{named}; {limit}", fix="scale the image down, or save it as JPEG, and repeat")
 
 
 def mib(size_bytes: int) -> str:

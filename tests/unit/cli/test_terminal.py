@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from sightline.cli.installed import OF_THE_STORE
-from sightline.cli.predict import MAX_IMAGE_BYTES
+from sightline.client.requests import MAX_IMAGE_BYTES
 from sightline.client.transport.addresses import VARIABLES
 from sightline.client.transport.channel import MAX_MESSAGE_BYTES
 from sightline.v1.dataset_pb2 import Dataset
@@ -97,18 +97,22 @@ def test_all_malformed_addresses_are_reported_at_once_as_wrong_usage(
     assert "SIGHTLINE_TRAINER_ADDRESS: 'localhost' has no port; expected host:port" in outcome.err
 
 
-def test_files_too_large_for_a_call_are_reported_with_size_limit_and_fix_before_any_is_sent(
+def test_a_file_too_large_for_a_call_is_reported_with_size_limit_and_fix_and_the_others_are_predicted(
     sightline: Command, fakes: Fakes, tmp_path: Path
 ) -> None:
     large, small = tmp_path / "large.png", tmp_path / "small.png"
     small.write_bytes(b"x")
     with large.open("wb") as file:
         file.truncate(MAX_IMAGE_BYTES + 1)
-    outcome = sightline("predict", "m", small, large)
+    outcome = sightline("predict", "m", tmp_path, "--json")
     assert outcome.code == 3
     assert f"{large} is 23.9 MiB; images can be at most 23.9 MiB" in outcome.err
     assert "fix: scale the image down" in outcome.err
-    assert not fakes.requests
+    assert [(answer["id"], "error" in answer) for answer in json.loads(outcome.out)] == [
+        (str(large), True),
+        (str(small), False),
+    ]
+    assert len(fakes.requests) == 1
     largest = AnalyzeImageRequest(model_name="models/" + "m" * 255, image=bytes(MAX_IMAGE_BYTES))
     assert largest.ByteSize() <= MAX_MESSAGE_BYTES
 
