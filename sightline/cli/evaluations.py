@@ -5,15 +5,16 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from sightline.cli.console import Json, facts, output, print_json, state
+from sightline.cli.console import Json, facts, output, print_json, state, table
 from sightline.cli.formats import moment
-from sightline.cli.quality import print_calibration, print_performance
+from sightline.cli.quality import main_metric, print_calibration, print_performance
 from sightline.cli.session import session
 from sightline.client.names import bare_name, evaluation_name
 from sightline.client.quantities import duration
 from sightline.client.results.evaluation import EvaluationData
+from sightline.v1 import evaluation_service_pb2 as service
 
-app = typer.Typer(help="Measure a model on a dataset, and show the results.", no_args_is_help=True)
+app = typer.Typer(help="Measure models on datasets; list and show the results.", no_args_is_help=True)
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="The model's name.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The evaluation's name.")]
 
@@ -36,6 +37,27 @@ def create(
     else:
         words = f"{escape(bare_name(model))} {escape(bare_name(name))}"
         output().print(f"measuring {escape(evaluation.name)}: `sightline evaluations show {words}`")
+
+
+@app.command("list")
+def list_(model: ModelName, json: Json = False) -> None:
+    """List the evaluations of a model."""
+    with session() as client:
+        evaluations = client.evaluations.list(model)
+    if json:
+        print_json(service.ListEvaluationsResponse(evaluations=[one.message for one in evaluations]))
+        return
+    rows = table("NAME", "STATE", "DATASET", "QUALITY", "COST", "CREATED", right=("COST",))
+    for one in evaluations:
+        rows.add_row(
+            escape(bare_name(one.name)),
+            state(one.state),
+            escape(bare_name(one.dataset)),
+            main_metric(one.performance),
+            duration(one.cost),
+            moment(one.create_time),
+        )
+    output().print(rows)
 
 
 @app.command("show")

@@ -48,6 +48,16 @@ def test_what_was_left_out_is_shown_next_to_the_metrics(
     assert (unknown["name"], unknown["imageCount"]) == ("[bold]none ", 16)
 
 
+def test_the_evaluations_of_a_model_are_listed_with_their_quality(sightline: Command, fakes: Fakes) -> None:
+    fakes.evaluations = {
+        E: Evaluation(name=E, state=Evaluation.SUCCEEDED, test_dataset="datasets/t", performance=performance()),
+        "models/other/evaluations/o": Evaluation(name="models/other/evaluations/o"),
+    }
+    shown = sightline("evaluations", "list", "m").out
+    assert "e SUCCEEDED t 100.0 % top-1 accuracy on 8 of 24 images 0s" in " ".join(shown.split())
+    assert [one["name"] for one in sightline("evaluations", "list", "m", "--json").json["evaluations"]] == [E]
+
+
 def test_a_models_metric_is_always_shown_with_the_number_of_images_behind_it(sightline: Command, fakes: Fakes) -> None:
     fakes.models["models/m"] = Model(name="models/m", performance=performance(), warnings=[MESSAGE])
     shown = sightline("models", "show", "m").out
