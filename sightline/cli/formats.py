@@ -8,7 +8,7 @@ from sightline.client.quantities import span_of
 
 
 def parse_duration(text: str) -> timedelta:
-    """`90s`, `10m`, `1h30m` or `1.5h` as a duration; typer.BadParameter for anything else."""
+    """`90s`, `10 min`, `1h30` or `1.5 hours` as a duration; typer.BadParameter for anything else."""
     try:
         return span_of(text)
     except ValueError as error:

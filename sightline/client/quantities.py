@@ -3,12 +3,15 @@
 import re
 from datetime import timedelta
 
-_NUMBER = r"(\d+(?:\.\d+)?)"
-_WRITTEN = re.compile(rf"(?:{_NUMBER}h)?(?:{_NUMBER}m(?!s))?(?:{_NUMBER}s)?(?:{_NUMBER}ms)?")
+_NUMBER = r"(\d+(?:\.\d+)?)\s*"
+_HOURS = rf"{_NUMBER}h(?:ours?|rs?)?\s*"
+_MINUTES = rf"{_NUMBER}(?:m(?:in(?:ute)?s?)?(?!s)|(?<=h\d\d)$)\s*"  # two digits after hours are minutes: 1h30
+_SECONDS = rf"{_NUMBER}(?:s(?:ec(?:ond)?s?)?|(?<=m\d\d)$)\s*"
+_WRITTEN = re.compile(rf"(?:{_HOURS})?(?:{_MINUTES})?(?:{_SECONDS})?(?:{_NUMBER}ms)?")
 
 
 def span_of(value: str | float | timedelta) -> timedelta:
-    """`90s`, `10m`, `1h30m`, `1.5h` or `50ms`, seconds, or a timedelta; ValueError for anything else."""
+    """`90s`, `10 min`, `1h30`, `1.5 hours` or `50ms`, seconds, or a timedelta; ValueError for anything else."""
     if isinstance(value, timedelta):
         return value
     if not isinstance(value, str):

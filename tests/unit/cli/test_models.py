@@ -44,13 +44,19 @@ from tests.unit.cli.fakes import Fakes, status
         ("50ms", 0.05),
         ("1s500ms", 1.5),
         ("1m1ms", 60.001),
+        ("1h30", 5400),
+        ("5m30", 330),
+        ("1h 30m", 5400),
+        ("90 min", 5400),
+        ("1.5 Hours", 5400),
+        ("2 hrs 1 minute 30 sec", 7290),
     ],
 )
 def test_common_spellings_of_durations_are_parsed(text: str, seconds: int) -> None:
     assert parse_duration(text) == timedelta(seconds=seconds)
 
 
-@pytest.mark.parametrize("text", ["", "10", "m", "ten minutes", "-5m", "5m1h", "1d", "5ms1s"])
+@pytest.mark.parametrize("text", ["", "10", "m", "ten minutes", "-5m", "5m1h", "1d", "5ms1s", "1h5", "1:30"])
 def test_a_malformed_duration_is_refused(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="10m"):
         parse_duration(text)
