@@ -13,6 +13,8 @@ from services.trainer.waiting import Waiting
 from services.trainer.work import WorkState
 from sightline.v1 import dataset_pb2, model_pb2, progress_pb2
 
+MOST = 0.99  # of a training that goes on; counting what was lost, its workers may do more than the budget
+
 
 @dataclass(frozen=True, slots=True)
 class Moment:
@@ -42,7 +44,7 @@ def progress_message(
         metric_value=best.score if best else None,
         budget_used=to_duration(used),
         queue_position=moment.queue_position,
-        fraction=1.0 if model.ended else min(1.0, total(work.reached for work in works) / model.budget),
+        fraction=1.0 if model.ended else min(MOST, total(work.reached for work in works) / model.budget),
         trials_done=sum(trial.work.ended for trial in trials),
         running=[
             _running_message(record) for record in (*trials, *([final] if final else [])) if _runs(record, moment)
