@@ -1,7 +1,8 @@
 """`sightline train`: from a folder of labelled images to a model, in one command."""
 
 import re
-from contextlib import closing
+from contextlib import closing, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +17,7 @@ from sightline.cli.reporting import CommandError
 from sightline.cli.session import session
 from sightline.cli.watching import watching
 from sightline.client.client import Client
-from sightline.client.errors import AlreadyExists
+from sightline.client.errors import AlreadyExists, FailedPrecondition, InvalidArgument, SightlineError
 from sightline.client.names import bare_name
 from sightline.client.plurals import counted
 from sightline.client.results.dataset import Dataset
@@ -72,8 +73,7 @@ def train_photos(
         _warn_of_findings(ready)
         if tested:
             _warn_of_findings(client.datasets.wait(tested))
-        model = client.models.train(name, dataset=ready, test_dataset=tested, budget=span)
-        model = _follow(client, model)
+        model = _follow(client, _begun(client, name, ready, tested, span))
     if json:
         print_json(model.message)
         return
@@ -147,6 +147,17 @@ def _warn_of_findings(dataset: Dataset) -> None:
     if count := dataset.error_count + dataset.warning_count:
         name = bare_name(dataset.name)
         warn(f"{counted(count, 'finding')} about the images of {name}: `sightline datasets findings {name}`")
+
+
+def _begun(client: Client, name: str, dataset: Dataset, tested: Dataset | None, budget: timedelta) -> Model:
+    """The training; the datasets go if it is refused, as the repeated command registers them again."""
+    try:
+        return client.models.train(name, dataset=dataset, test_dataset=tested, budget=budget)
+    except (FailedPrecondition, InvalidArgument):
+        for registered in filter(None, (dataset, tested)):
+            with suppress(SightlineError):
+                client.datasets.delete(registered)
+        raise
 
 
 def _follow(client: Client, model: Model) -> Model:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import grpc
 import pytest
 
 from sightline.cli import train
@@ -12,7 +13,7 @@ from sightline.v1.dataset_pb2 import Dataset
 from sightline.v1.model_pb2 import Model
 from sightline.v1.model_service_pb2 import CreateModelRequest
 from tests.unit.cli.conftest import Command
-from tests.unit.cli.fakes import Fakes
+from tests.unit.cli.fakes import Fakes, status
 from tests.unit.importers import exports
 
 
@@ -94,7 +95,18 @@ def test_a_given_name_that_is_taken_is_said_before_the_upload(
     assert ("or train on it" in outcome.err) == (taken == "datasets/my-pets")
 
 
-def test_after_a_budget_that_was_too_small_the_dataset_is_trained_on_by_its_name(
+def test_a_training_that_is_refused_leaves_no_datasets_behind(sightline: Command, fakes: Fakes, tmp_path: Path) -> None:
+    refused = status(
+        grpc.StatusCode.FAILED_PRECONDITION, "notEnoughBudget", "1 s is too little", suggested_seconds="40"
+    )
+    fakes.errors["CreateModel"] = [refused]
+    exports.folder_per_class(tmp_path / "pets", ("train", "test"))
+    outcome = sightline("train", tmp_path / "pets", "--budget", "1s")
+    assert (outcome.code, fakes.datasets) == (9, {}), outcome.err
+    assert "fix: repeat with --budget 40s" in outcome.err
+
+
+def test_after_an_interruption_the_dataset_is_trained_on_by_its_name(
     sightline: Command, fakes: Fakes, tmp_path: Path
 ) -> None:
     fakes.datasets |= {name: Dataset(name=name) for name in ("datasets/my-pets", "datasets/my-pets-test")}
