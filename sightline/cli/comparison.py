@@ -6,10 +6,10 @@ from rich.markup import escape
 
 from sightline.cli.console import facts, notes, output, table
 from sightline.cli.formats import visible
-from sightline.client.plurals import counted
 from sightline.client.results.comparison import Comparison, ImageSizes
 from sightline.client.results.dataset import Finding
 from sightline.client.results.kinds import Severity
+from sightline.plurals import counted
 
 SHOWN_FINDINGS = 200
 SHOWN_PAIRS = 50

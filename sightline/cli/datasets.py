@@ -19,7 +19,6 @@ from sightline.cli.report.dataset import page_of, pair_ids
 from sightline.cli.reporting import UsageError
 from sightline.cli.session import session
 from sightline.client.names import bare_name, full_name
-from sightline.client.plurals import counted
 from sightline.client.quantities import size
 from sightline.client.results.dataset import DatasetData
 from sightline.client.results.kinds import DatasetKind, DatasetState
@@ -28,6 +27,7 @@ from sightline.exporters.model import ExportFormat
 from sightline.importers.model import BoxForm, Format
 from sightline.importers.package import Package
 from sightline.importers.summary import summary
+from sightline.plurals import counted
 from sightline.v1 import dataset_service_pb2 as service
 
 COLLECTION = "datasets"

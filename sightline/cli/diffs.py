@@ -6,8 +6,8 @@ from rich.markup import escape
 
 from sightline.cli.console import output
 from sightline.cli.formats import visible
-from sightline.client.plurals import counted
 from sightline.client.results.diff import DatasetDiff, Relabelled
+from sightline.plurals import counted
 
 LISTED = 50  # images of a kind
 

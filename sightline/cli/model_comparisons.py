@@ -9,9 +9,9 @@ from sightline.cli.console import Json, facts, output, print_json
 from sightline.cli.formats import percent, visible
 from sightline.cli.session import session
 from sightline.client.names import bare_name
-from sightline.client.plurals import counted
 from sightline.client.progress import metric_name
 from sightline.client.results.model_comparison import ModelComparison
+from sightline.plurals import counted
 
 
 def compare(

@@ -7,10 +7,10 @@ from rich.markup import escape
 
 from sightline.cli.console import facts, output, table
 from sightline.cli.formats import percent, visible
-from sightline.client.plurals import counted
 from sightline.client.progress import METRICS
 from sightline.client.results.kinds import Source
 from sightline.client.results.performance import CategoryPerformance, Confusion, Performance
+from sightline.plurals import counted
 
 Tags = Sequence[tuple[str, CategoryPerformance]]
 

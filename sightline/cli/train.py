@@ -19,7 +19,6 @@ from sightline.cli.watching import watching
 from sightline.client.client import Client
 from sightline.client.errors import AlreadyExists, FailedPrecondition, InvalidArgument, SightlineError
 from sightline.client.names import bare_name
-from sightline.client.plurals import counted
 from sightline.client.results.dataset import Dataset
 from sightline.client.results.kinds import ModelState
 from sightline.client.results.model import Model
@@ -27,6 +26,7 @@ from sightline.client.uploads import Reading, read_export
 from sightline.importers.holdout import FEWEST, hold_out
 from sightline.importers.model import BoxForm, Format
 from sightline.importers.package import Package
+from sightline.plurals import counted
 
 SHARE = 0.2  # of the images, set aside for testing
 LEAST = 2  # classes, and images of each

@@ -10,11 +10,11 @@ from rich.markup import escape
 from sightline.cli.console import facts
 from sightline.cli.formats import percent
 from sightline.client.names import bare_name
-from sightline.client.plurals import counted
 from sightline.client.progress import doing, metric_name, why_waiting
 from sightline.client.quantities import duration
 from sightline.client.results.model import ModelData
 from sightline.client.results.progress import RunningWork
+from sightline.plurals import counted
 
 RUNGS = {0: "heads on frozen features", 1: "fine-tuning"}
 STEPS = {

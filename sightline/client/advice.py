@@ -3,10 +3,10 @@
 from collections import Counter
 from dataclasses import dataclass
 
-from sightline.client.plurals import counted
 from sightline.client.results.insight import CategoryGain, Doubt, Gain, LearningCurve, Mistake
 from sightline.client.results.kinds import DoubtKind
 from sightline.client.results.model import ModelData
+from sightline.plurals import counted
 
 ENOUGH = 0.01  # an expected gain that is surely below this is not worth collecting images for
 SHOWN_CATEGORIES, SHOWN_PAIRS, SHOWN_IMAGES = 5, 3, 5

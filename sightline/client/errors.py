@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from sightline.client.names import bare_name
-from sightline.client.plurals import counted
+from sightline.plurals import counted
 
 SHOWN = 50  # lines of a message
 AGAIN = "register it again with --new-version (new_version=True in Python)"

@@ -5,13 +5,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sightline.client.errors import DatasetChanged, ExportRefused
-from sightline.client.plurals import counted
 from sightline.client.progress import Step
 from sightline.client.quantities import size
 from sightline.client.results.export import Exported
 from sightline.exporters.folder import Target
 from sightline.exporters.forms import export
 from sightline.exporters.model import Box, ExportFault, ExportFormat, Image, Snapshot
+from sightline.plurals import counted
 from sightline.v1 import dataset_pb2
 from sightline.v1 import dataset_service_pb2 as service
 

@@ -11,7 +11,6 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 from rich.table import Column
 
 from sightline.client.names import bare_name
-from sightline.client.plurals import counted
 from sightline.client.quantities import duration, size
 from sightline.client.results.batch import BatchPredictionData
 from sightline.client.results.dataset import DatasetData
@@ -21,6 +20,7 @@ from sightline.client.results.model import ModelData
 from sightline.client.results.progress import Progress as TrainingProgress
 from sightline.client.results.progress import Validation, Waiting
 from sightline.client.safe_console import SafeConsole
+from sightline.plurals import counted
 from sightline.v1.dataset_pb2 import DatasetProgress
 
 CHECKING = {

@@ -10,10 +10,10 @@ from sightline.client import progress
 from sightline.client.calls import AsyncCalls, Calls
 from sightline.client.errors import UploadAlreadyExists, WrongState
 from sightline.client.names import bare_name
-from sightline.client.plurals import counted
 from sightline.client.quantities import size
 from sightline.client.uploads import LocalFile, LocalSet, digested, local_set
 from sightline.importers.package import Package
+from sightline.plurals import counted
 from sightline.v1 import dataset_service_pb2 as service
 
 

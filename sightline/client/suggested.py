@@ -5,11 +5,11 @@ from datetime import UTC
 from pathlib import Path
 
 from sightline.client.errors import ExportRefused
-from sightline.client.plurals import counted
 from sightline.client.progress import Step
 from sightline.client.results.export import Draft
 from sightline.exporters.forms import ANNOTATIONS, export
 from sightline.exporters.model import Box, ExportFormat, Image, Snapshot
+from sightline.plurals import counted
 from sightline.v1 import prediction_pb2
 from sightline.v1.prediction_service_pb2 import SuggestImagesRequest, SuggestImagesResponse
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 from sightline.client.errors import AnnotationsUnreadable, ImagesMissing, InvalidRequest, MissingImage
-from sightline.client.plurals import counted
 from sightline.client.quantities import size
 from sightline.client.results.kinds import DatasetKind
 from sightline.importers.files import images_in
@@ -16,6 +15,7 @@ from sightline.importers.folders import unread_in
 from sightline.importers.model import BoxForm, Format, ImportFault
 from sightline.importers.package import ImagesUnresolved, Package, fault_of_upload, pack, upload_path
 from sightline.importers.read import read
+from sightline.plurals import counted
 from sightline.text import shown
 from sightline.v1 import dataset_service_pb2 as dataset_service
 

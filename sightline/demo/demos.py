@@ -7,11 +7,11 @@ from PIL import Image
 from sightline.cli.drawing import found_in
 from sightline.cli.formats import percent
 from sightline.cli.frames import Found
-from sightline.client.plurals import counted
 from sightline.client.results.performance import Performance
 from sightline.demo import digits, scenes
 from sightline.demo.runner import Demo, Goal, Results
 from sightline.demo.sheets import Cell, ObjectsCell, contact_sheet, objects_sheet
+from sightline.plurals import counted
 
 
 def read_digits(results: Results[str], performance: Performance) -> Image.Image:

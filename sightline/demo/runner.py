@@ -29,7 +29,6 @@ from sightline.cli.reporting import report
 from sightline.cli.up import print_death, start
 from sightline.client.client import Client
 from sightline.client.errors import SightlineError
-from sightline.client.plurals import counted
 from sightline.client.quantities import duration
 from sightline.client.results.evaluation import Evaluation
 from sightline.client.results.kinds import DatasetKind
@@ -41,6 +40,7 @@ from sightline.client.transport.credentials import Credentials
 from sightline.demo.digits import DigitsMissing, ImageSet
 from sightline.local.claims import StackError
 from sightline.local.stack import Stack
+from sightline.plurals import counted
 from sightline.v1 import trial_pb2
 
 FOLDER = Path("demo")

@@ -24,6 +24,7 @@ from sightline.importers.model import (
     text_of,
 )
 from sightline.importers.names import leaves_folder, slashed
+from sightline.plurals import counted
 
 STORE = "s3://"
 URIS = ("absolute_url", "coco_url")  # of an image; the service follows those in the store
@@ -133,7 +134,7 @@ def _document(file: Path, read: _Read, split: str, folder: Path, notes: Notes) -
         for entry in objects(content.get("images"))
     )
     if unnamed:
-        notes.add(f"{unnamed} images of {file.name} have no file_name and are left out")
+        notes.add(f"left out: {counted(unnamed, 'image')} of {file.name} without a file_name")
     named_by = {key_of(entry.get("category_id")) for entry in objects(content.get("annotations"))}
     if nameless := [f"category {key} has no name" for key, name in names.items() if not name and key in named_by]:
         raise ImportFault(f"{file} has categories without names", nameless, fix="give each a `name`")
@@ -153,7 +154,9 @@ def _checked(file: Path, content: object) -> dict[str, Any]:
             if listed is not None or section == "images":
                 faults.append(f"`{section}` is {_kind_of(listed)}, not a list")
         elif strange := sum(not isinstance(one, dict) for one in listed):
-            faults.append(f"{strange} of {len(listed)} entries of `{section}` are not objects")
+            faults.append(
+                counted(strange, f"entry of `{section}` is not an object", f"entries of `{section}` are not objects")
+            )
     if not found.get("categories") and any("category_id" in one for one in objects(found.get("annotations"))):
         faults.append("`categories` lists nothing")
     if faults:
@@ -180,7 +183,7 @@ def _outlined(annotations: list[dict[str, Any]], notes: Notes) -> dict[int, Xywh
             box = around_segmentation(entry["segmentation"])
             if box is not None:
                 found[id(entry)] = box
-                notes.count("{count} annotations have no box; those around their outlines are used")
+                notes.count("{count:annotation has|annotations have} no box; the box around the outline is used")
     return found
 
 
@@ -241,7 +244,7 @@ def _images(
         if any(uri.startswith(STORE) for uri in uris):
             if not _is_local((*other_names, name), folder):
                 continue
-            notes.count("{count} images have an s3:// uri; it is ignored, as the file is here")
+            notes.count("{count:image has|images have} an s3:// uri; it is ignored, as the file is here")
         boxes, id_ = tuple(marks.get(key_of(entry.get("id")), ())), entry.get("id")
         yield LabelledImage(name, boxes=boxes, split=split, other_names=other_names, id=id_, entry=entry)
 

@@ -19,6 +19,7 @@ from sightline.importers.model import (
     of_one_kind,
     text_of,
 )
+from sightline.plurals import counted
 
 SIDES = ("x", "y", "width", "height")
 MARKS = ("annotations", "annotation")
@@ -36,7 +37,7 @@ def read(file: Path) -> Imported:
     notes, faults = Notes(), list[str]()
     read_images = [_image(entry, faults) for entry in entries(read_json(file))]
     if faults:
-        raise ImportFault(f"{file}: {len(faults)} boxes cannot be read", faults)
+        raise ImportFault(f"{file}: {counted(len(faults), 'box', 'boxes')} cannot be read", faults)
     if not read_images:
         raise ImportFault(f"{file} lists no images in CreateML's form")
     images, detection = of_one_kind(read_images, notes, "labels of whole images are left out: there are boxes too")

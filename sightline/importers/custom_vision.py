@@ -19,6 +19,7 @@ from sightline.importers.model import (
     without_labels,
 )
 from sightline.importers.names import path_in_url
+from sightline.plurals import counted
 
 SIDES = ("left", "top", "width", "height")
 MARKS = ("originalImageUri", "resizedImageUri", "thumbnailUri", "OriginalImageUri", "DownloadUri")
@@ -38,7 +39,7 @@ def read(file: Path) -> Imported:
     notes, faults = Notes(), list[str]()
     images = tuple(_image(entry, notes, faults) for entry in entries(read_json(file)))
     if faults:
-        raise ImportFault(f"{file}: {len(faults)} regions cannot be read", faults)
+        raise ImportFault(f"{file}: {counted(len(faults), 'region')} cannot be read", faults)
     if not images:
         raise ImportFault(f"{file} lists no images with tags or regions")
     detection = any(image.boxes for image in images)
@@ -64,6 +65,6 @@ def _image(entry: dict[str, Any], notes: Notes, faults: list[str]) -> LabelledIm
             region_id = text_of(region.get("regionId"))
             faults.append(f"image {identity}, region {region_id}: it lacks one of {', '.join(SIDES)}, tagName")
     if not labels and not boxes:
-        notes.count("{count} images have neither tags nor regions")
+        notes.count("{count:image has|images have} neither tags nor regions")
     first, *others = names or [""]
     return LabelledImage(first, labels, tuple(boxes), other_names=tuple(others), id=identity)

@@ -17,6 +17,7 @@ from sightline.importers.model import (
     split_of,
 )
 from sightline.importers.shapes import OUTLINES, Xywh, around, turned
+from sightline.plurals import counted
 
 
 def looks_like(file: Path) -> bool:
@@ -32,12 +33,14 @@ def read(file: Path) -> Imported:
     notes, faults = Notes(), list[str]()
     images = tuple(_image(each, notes, faults) for each in root.iter("image"))
     if faults:
-        raise ImportFault(f"{file}: {len(faults)} shapes cannot be read", faults)
+        raise ImportFault(f"{file}: {counted(len(faults), 'shape')} cannot be read", faults)
     if not images:
         raise ImportFault(f"{file} lists no images")
     declared = [name for each in root.iter("label") if (name := (each.findtext("name") or "").strip())]
     tagged = sum(bool(image.labels) for image in images)
-    images, detection = of_one_kind(images, notes, f"the tags of {tagged} images are left out: the file has boxes too")
+    images, detection = of_one_kind(
+        images, notes, f"the tags of {counted(tagged, 'image')} are left out: the file has boxes too"
+    )
     categories = in_order(images, list(dict.fromkeys(declared)))
     return Imported(Format.CVAT, file, file.parent, images, categories, detection, notes.all())
 
@@ -49,7 +52,7 @@ def _image(each: Element, notes: Notes, faults: list[str]) -> LabelledImage:
     for shape in each:
         label = (shape.get("label") or "").strip()
         if shape.tag not in ("tag", "box", "polygon", "polyline", "ellipse"):
-            notes.count(f"{{count}} shapes of the kind {shape.tag} are left out")
+            notes.count(f"left out: {{count:shape|shapes}} of the kind {shape.tag}")
         elif not label:
             faults.append(f"image {each.get('id')}, {name}: a {shape.tag} has no label")
         elif shape.tag == "tag":
@@ -81,5 +84,5 @@ def _around(shape: Element, notes: Notes) -> Xywh | None:
     box = one, two, three - one, four - two
     if not (degrees := number_of(shape.get("rotation")) or 0.0):
         return box
-    notes.count("{count} rotated boxes were turned into the boxes around them")
+    notes.count("turned into upright boxes: {count:rotated box|rotated boxes}")
     return around(turned(box, degrees, ((one + three) / 2, (two + four) / 2)))

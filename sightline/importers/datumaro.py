@@ -21,6 +21,7 @@ from sightline.importers.model import (
     text_of,
 )
 from sightline.importers.shapes import OUTLINES, around, four_of, pairs_of
+from sightline.plurals import counted
 
 OUTLINED = ("polygon", "polyline")
 
@@ -57,7 +58,7 @@ def read(source: Path) -> Imported:
         declared |= dict.fromkeys(names)
         images += (_image(item, names, split_of(file.stem), notes, faults) for item in objects(content.get("items")))
     if faults:
-        raise ImportFault(f"{source}: {len(faults)} annotations cannot be read", faults)
+        raise ImportFault(f"{source}: {counted(len(faults), 'annotation')} cannot be read", faults)
     if not images:
         raise ImportFault(f"{source} lists no items in Datumaro's form")
     found, detection = of_one_kind(images, notes, "labels of whole images are left out: there are shapes too")
@@ -70,9 +71,11 @@ def _image(item: dict[str, Any], names: list[str], split: str, notes: Notes, fau
         index, kind = number_of(mark.get("label_id")), text_of(mark.get("type"))
         label = names[int(index)] if index is not None and 0 <= index < len(names) else ""
         if kind not in ("label", "bbox", *OUTLINED):
-            notes.count(f"{{count}} annotations of the type {kind} are left out")
+            notes.count(f"left out: {{count:annotation|annotations}} of the type {kind}")
         elif not label:
-            faults.append(f"{identity}, annotation {number}: its label_id is none of the {len(names)} labels")
+            faults.append(
+                f"{identity}, annotation {number}: its label_id is not in the list of {counted(len(names), 'label')}"
+            )
         elif kind == "label":
             labels.append(label)
         elif box := _around(mark, kind, notes):

@@ -15,6 +15,7 @@ from sightline.importers.model import (
     text_of,
 )
 from sightline.importers.shapes import four_of
+from sightline.plurals import counted
 
 
 def is_fiftyone(content: object) -> bool:
@@ -34,7 +35,7 @@ def read(file: Path) -> Imported:
     faults: list[str] = []
     images = tuple(_image(name, value, classes, faults) for name, value in mapping(content.get("labels")).items())
     if faults:
-        raise ImportFault(f"{file}: the labels of {len(faults)} images cannot be read", faults)
+        raise ImportFault(f"{file}: the labels of {counted(len(faults), 'image')} cannot be read", faults)
     if not images:
         raise ImportFault(f"{file} has no images in FiftyOne's form")
     detection = any(image.boxes for image in images)
@@ -46,7 +47,7 @@ def _image(name: str, value: object, classes: list[str], faults: list[str]) -> L
     if not isinstance(value, list | dict):
         label = _named(value, classes)
         if not label and value is not None:
-            faults.append(f"{name}: {value!r} is none of the {len(classes)} classes")
+            faults.append(f"{name}: {value!r} is not in the list of {counted(len(classes), 'class', 'classes')}")
         return LabelledImage(name, (label,) if label else (), id=name)
     boxes: list[Box] = []
     for number, mark in enumerate(_listed(value), 1):

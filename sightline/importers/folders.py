@@ -118,7 +118,7 @@ def _loose(folder: Path) -> int:
 def _classes(root: Path, split: str, top: Path, notes: Notes) -> list[LabelledImage]:
     images: list[LabelledImage] = []
     if loose := _loose(root):
-        notes.count("{count} images that are in no class's folder are left out", loose)
+        notes.count("left out: {count:image|images} in no class's folder", loose)
     for folder in subfolders(root):
         names = images_in(folder)
         if not names:

@@ -23,6 +23,7 @@ from sightline.importers.model import (
 )
 from sightline.importers.shapes import Point, around, points_of, turned
 from sightline.importers.table import rows_of
+from sightline.plurals import counted
 
 LABELS = ("rectanglelabels", "polygonlabels", "ellipselabels", "labels")  # of shapes
 AREAS = ("points", "radiusX", "height")  # what a polygon, an ellipse and a rectangle have
@@ -54,16 +55,16 @@ def read(file: Path) -> Imported:
     for task in rows:
         name = _image_name(mapping(task.get("data")) or task)
         if not name:
-            notes.count("{count} tasks have no image and are left out")
+            notes.count("left out: {count:task|tasks} without an image")
             continue
         results = list(_results(task, notes)) if "data" in task else list(_small_results(task, classes))
         if not results and "data" in task and not _answers(task):
-            notes.count("{count} tasks have no annotation and are left out")
+            notes.count("left out: {count:task|tasks} without an annotation")
             continue
         entered = entered or bool(results)
         images.append(_image(task, name, results, notes, faults))
     if faults:
-        raise ImportFault(f"{file}: {len(faults)} annotations cannot be read", faults)
+        raise ImportFault(f"{file}: {counted(len(faults), 'annotation')} cannot be read", faults)
     if not images:
         raise ImportFault(f"{file} has no annotated images")
     if entered and not any(image.boxes or image.labels for image in images):
@@ -107,7 +108,7 @@ def _results(task: dict[str, Any], notes: Notes) -> Iterator[_Result]:
     """What the latest answer has, each as JSON-MIN has it."""
     answers = _answers(task)
     if len(answers) > 1:
-        notes.count("{count} tasks have several annotations; the last is used")
+        notes.count("{count:task has|tasks have} several annotations; the last is used")
     for result in objects(answers[-1].get("result")) if answers else []:
         sides = {key: result.get(key) for key in ("original_width", "original_height")}
         yield _Result(text_of(result.get("type")), {**mapping(result.get("value")), **sides})
@@ -135,7 +136,7 @@ def _class_fields(file: Path, rows: list[dict[str, Any]], notes: Notes) -> tuple
         fix = "export the project as JSON, which tells choices from data"
         raise ImportFault(f"{file}: it is not clear which field is the class: {', '.join(texts)}", fix=fix)
     if others:
-        notes.add(f"classes are in the field {', '.join(found)}; {others} are left out")
+        notes.add(f"classes are in the field {', '.join(found)}; left out: {others}")
     return found
 
 
@@ -168,9 +169,9 @@ def _image(task: dict[str, Any], name: str, results: list[_Result], notes: Notes
         elif _label_of(value):
             boxes += _boxes(value, where, notes, faults)
         elif not any(key in value for key in AREAS):
-            notes.count(f"{{count}} results of the kind {kind or 'none'} are left out")
+            notes.count(f"left out: {{count:result|results}} of the kind {kind or 'none'}")
         elif tuple(_points(value)) not in drawn:
-            notes.count("{count} shapes have no label and are left out")
+            notes.count("left out: {count:shape|shapes} without a label")
     uploaded = text_of(task.get("file_upload"))
     return LabelledImage(
         name, tuple(labels), tuple(boxes), other_names=(uploaded,) if uploaded else (), id=task.get("id")
@@ -191,7 +192,7 @@ def _boxes(value: dict[str, Any], where: str, notes: Notes, faults: list[str]) -
         faults.append(f"{where}: a shape ({kind}) lacks a coordinate or a label")
         return
     if value.get("rotation") or not _is_rectangle(value):
-        notes.count("{count} rotated boxes or outlines were turned into the boxes around them")
+        notes.count("turned into upright boxes: {count:rotated box or outline|rotated boxes or outlines}")
     yield from (Box(label, *box) for label in labels)
 
 

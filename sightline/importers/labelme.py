@@ -23,6 +23,7 @@ from sightline.importers.model import (
 )
 from sightline.importers.per_image import names_for
 from sightline.importers.shapes import OUTLINES, Xywh, around, points_of, within
+from sightline.plurals import counted
 
 NO_AREA = ("point", "points", "line")
 
@@ -49,9 +50,9 @@ def read(source: Path) -> Imported:
         if is_labelme(content):
             images.append(_image(content, name, notes, faults))
         else:
-            notes.count("{count} JSON files are not LabelMe's and are left out")
+            notes.count("left out: {count:JSON file that is|JSON files that are} not LabelMe's")
     if faults:
-        raise ImportFault(f"{source}: {len(faults)} shapes cannot be read", faults)
+        raise ImportFault(f"{source}: {counted(len(faults), 'shape')} cannot be read", faults)
     if not images:
         raise ImportFault(f"{source} has no annotations in LabelMe's form")
     found, detection = of_one_kind(images, notes, "flags of whole images are left out: there are shapes too")
@@ -76,7 +77,7 @@ def _image(content: Any, name: str, notes: Notes, faults: list[str]) -> Labelled
     for number, shape in enumerate(objects(content.get("shapes")), 1):
         label, kind = text_of(shape.get("label")), text_of(shape.get("shape_type")) or "polygon"
         if kind in NO_AREA:
-            notes.count(f"{{count}} shapes of the kind {kind} are left out")
+            notes.count(f"left out: {{count:shape|shapes}} of the kind {kind}")
         elif not label:
             faults.append(f"{name}, shape {number}: it has no label")
         elif box := _around(shape, kind, notes):

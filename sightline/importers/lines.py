@@ -26,6 +26,7 @@ from sightline.importers.model import (
     text_of,
 )
 from sightline.importers.names import path_in_url
+from sightline.plurals import counted
 
 SUFFIXES = (".jsonl", ".ndjson", ".manifest", ".jsonlines")
 LABELS = (
@@ -70,7 +71,7 @@ def read(file: Path) -> Imported:
         f"{name}: {count} lines have its boxes; put them into one" for (name, _), count in drawn.items() if count > 1
     ]
     if faults:
-        raise ImportFault(f"{file}: {len(faults)} lines cannot be read", faults)
+        raise ImportFault(f"{file}: {counted(len(faults), 'line')} cannot be read", faults)
     if not images:
         raise ImportFault(f"{file} names no images")
     found, detection = of_one_kind(images, notes, "labels of whole images are left out: there are boxes too")
@@ -86,7 +87,7 @@ def _read(entry: Object, names: Names) -> LabelledImage:
         raise ImportFault("it names no image in a form that is known here")
     marks = list(_MARKS[form](entry, names))
     if wrong := sum(mark.fault or not mark.label for mark in marks):
-        raise ImportFault(f"{wrong} of its labels lack a name or a number")
+        raise ImportFault(f"{counted(wrong, 'of its labels lacks', 'of its labels lack')} a name or a number")
     return _image(entry, form, marks)
 
 
@@ -174,7 +175,10 @@ def _side_by_side(whole: Object) -> Iterator[_Mark]:
         raise ImportFault(f"its objects have no bbox, but {', '.join(whole)}")
     pairs = _listed(boxes), _listed(labels)
     if len(pairs[0]) != len(pairs[1]):
-        raise ImportFault(f"it has {len(pairs[0])} boxes, and {len(pairs[1])} categories for them")
+        raise ImportFault(
+            f"it has {counted(len(pairs[0]), 'box', 'boxes')}, "
+            f"and {counted(len(pairs[1]), 'category', 'categories')} for them"
+        )
     for box, label in zip(*pairs, strict=True):
         yield _mark(label, _listed(box))
 

@@ -7,6 +7,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sightline.plurals import counted
+
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".ico", ".tif", ".tiff", ".mpo"}
 SPLITS = {
     "train": "train", "training": "train", "trainval": "train",
@@ -15,6 +17,7 @@ SPLITS = {
 }  # fmt: skip
 
 
+_COUNTED = re.compile(r"\{count:([^|}]*)\|([^}]*)\}")
 _WORD = re.compile(r"[^\W\d_]+")
 _OF_SPLITS = frozenset(("set", "data", "dataset", "images", "image", "imgs", "img", "split", "photos", "seg"))
 
@@ -186,12 +189,16 @@ class Notes:
         self.texts.append(text)
 
     def count(self, text: str, number: int = 1) -> None:
-        """Adds to the number that the sentence, a template with `{count}`, is about."""
+        """Adds to the number that the sentence is about: a template with `{count:image is|images are}`."""
         self.counts[text] = self.counts.get(text, 0) + number
 
     def all(self) -> tuple[str, ...]:
         """Every sentence."""
-        return (*self.texts, *(text.replace("{count}", str(count)) for text, count in self.counts.items()))
+        return (*self.texts, *(_filled(text, count) for text, count in self.counts.items()))
+
+
+def _filled(text: str, count: int) -> str:
+    return _COUNTED.sub(lambda noun: counted(count, noun[1], noun[2]), text)
 
 
 def in_order(images: Sequence[LabelledImage], declared: Sequence[str] = ()) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from sightline.importers.model import (
 )
 from sightline.importers.names import Match, Resolver, leaves_folder, slashed, unshared
 from sightline.importers.per_image import folder_of, paired
+from sightline.plurals import counted
 from sightline.text import fault_of_text, replaced, shown
 
 ANNOTATIONS = {".json", ".xml", ".txt", ".csv", ".tsv", ".yaml", ".yml"}  # are never images
@@ -45,7 +46,9 @@ class ImagesUnresolved(ImportFault):
     """Images whose files were not found."""
 
     def __init__(self, source: Path, images: tuple[Unresolved, ...], *, fix: str = "") -> None:
-        super().__init__(f"{source} names {len(images)} images that were not found", fix=fix)
+        super().__init__(
+            f"{source} names {counted(len(images), 'image that was', 'images that were')} not found", fix=fix
+        )
         self.source, self.images = source, images
 
 
@@ -238,7 +241,7 @@ def _check_corners(imported: Imported, form: BoxForm) -> None:
     wrong = sum(box.width <= box.x or box.height <= box.y for box in drawn)
     if form is BoxForm.XYXY and not imported.documents and wrong > 0.1 * len(drawn):
         raise ImportFault(
-            f"{imported.source}: {wrong} of {len(drawn)} boxes have their second corner left of or above the first",
+            f"{imported.source}: {wrong} of {counted(len(drawn), 'box has', 'boxes have')} a second corner left of or above the first",
             fix="if the numbers are left, top, width and height, have them read so (--boxes xywh)",
         )
 

@@ -9,7 +9,7 @@ from sightline.importers.model import IMAGE_SUFFIXES, Format, Imported, ImportFa
 from sightline.importers.names import folded, leaves_folder, slashed
 
 FORMATS = (Format.VOC, Format.LABELME)  # whose images have the path of their file as `id`
-RENAMED = "{count} files of annotations name another image than the one that is called like them, and count for that"
+RENAMED = "{count:file|files} of annotations given to the image that is called alike, not to the one named inside"
 
 
 def names_for(annotation: str, *named: str) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from sightline.importers.files import images_in, is_packed, read_json, read_xml,
 from sightline.importers.model import TITLES, Format, Imported, ImportFault, in_order, is_image, split_of
 from sightline.importers.names import folded
 from sightline.importers.yolo_labels import texts_of_images
+from sightline.plurals import counted
 
 EXPECTED = (
     "a COCO file; a folder per class; YOLO's data.yaml, obj.data or their folder; a folder of Pascal VOC's XML files; "
@@ -287,8 +288,7 @@ def _content(source: Path) -> tuple[str, str]:
         return f"it has {listed}, whose content is none of them", ""
     count = len(images_in(source))
     if count and all("/" not in name for name in walk(source) if is_image(Path(name))):
-        one = count == 1
-        content = f"{count} {'image' if one else 'images'} without annotations, in no folders"
+        content = f"{counted(count, 'image')} without annotations, in no folders"
         return content, "put the images of each class in a folder with its name, or add the file of annotations"
     if not count and (unread := folders.unread_in(source)):
         return f"it has {unread}, which cannot be read here", "convert them to JPEG or PNG"

@@ -6,7 +6,7 @@ from typing import Any
 
 from sightline.importers.model import Xywh, number_of
 
-OUTLINES = "{count} outlines were turned into the boxes around them"  # a note
+OUTLINES = "turned into upright boxes: {count:outline|outlines}"  # a note
 
 Point = tuple[float, float]
 

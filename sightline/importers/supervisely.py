@@ -19,6 +19,7 @@ from sightline.importers.model import (
     text_of,
 )
 from sightline.importers.shapes import OUTLINES, around, points_of
+from sightline.plurals import counted
 
 OUTLINED = ("polygon", "line")
 
@@ -33,7 +34,7 @@ def read(folder: Path) -> Imported:
     notes, faults = Notes(), list[str]()
     images = tuple(_image(folder, name, notes, faults) for name in _files(folder))
     if faults:
-        raise ImportFault(f"{folder}: {len(faults)} shapes cannot be read", faults)
+        raise ImportFault(f"{folder}: {counted(len(faults), 'shape')} cannot be read", faults)
     if not images:
         raise ImportFault(f"{folder} has no annotations in Supervisely's form")
     images, detection = of_one_kind(images, notes, "tags of whole images are left out: there are shapes too")
@@ -51,7 +52,7 @@ def _image(folder: Path, name: str, notes: Notes, faults: list[str]) -> Labelled
         label, kind = text_of(shape.get("classTitle")), text_of(shape.get("geometryType")) or "rectangle"
         points = points_of(mapping(shape.get("points")).get("exterior"))
         if kind != "rectangle" and kind not in OUTLINED:
-            notes.count(f"{{count}} objects of the kind {kind} are left out")
+            notes.count(f"left out: {{count:object|objects}} of the kind {kind}")
         elif label and len(points) >= 2 and (found := around(points)):
             boxes.append(Box(label, *found))
             if kind in OUTLINED:

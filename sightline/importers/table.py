@@ -37,6 +37,7 @@ from sightline.importers.model import (
     split_of,
 )
 from sightline.importers.shapes import around
+from sightline.plurals import counted
 
 SAMPLE = 200  # rows that are looked at to tell what the columns are
 LISTED = 8  # columns in a note
@@ -89,17 +90,17 @@ def read(file: Path) -> Imported:
     notes, faults, found = Notes([*table.notes]), list[str](), dict[str, _Found]()
     for number, row in enumerate(rows[table.first :], table.first + 1):
         if _is_absent(row, table):
-            notes.count("{count} labels that are not in the image (Confidence 0) are left out")
+            notes.count("left out: {count:label that is|labels that are} not in the image (Confidence 0)")
         elif any(row) and (fault := _add(row, table, found)):
             faults.append(f"line {number}{fault}")
     if faults:
-        raise ImportFault(f"{file}: {len(faults)} lines cannot be read", faults)
+        raise ImportFault(f"{file}: {counted(len(faults), 'line')} cannot be read", faults)
     names = _descriptions(file, found.values(), notes)
     form = EDGES.get(table.box, BoxForm.XYWH)
     sided = _have_sides(found.values(), form, notes)
     images = tuple(_image(path, one, names, sided=sided) for path, one in found.items())
     if table.box and (empty := sum(not image.boxes for image in images)):
-        notes.add(f"{empty} images have no box and count as background")
+        notes.add(f"counted as background: {counted(empty, 'image')} without a box")
     return Imported(
         Format.CSV, file, file.parent, images, in_order(images), bool(table.box), notes.all(), box_form=form
     )

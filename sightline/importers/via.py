@@ -22,6 +22,7 @@ from sightline.importers.model import (
 )
 from sightline.importers.shapes import OUTLINES, Xywh, around, points_of, within
 from sightline.importers.table import rows_of
+from sightline.plurals import counted
 
 LABELS = (
     "label",
@@ -50,7 +51,7 @@ def read(file: Path) -> Imported:
     images = tuple(_image(entry, notes, faults) for entry in listed)
     if faults:
         fix = f"name the class of each region in an attribute that is called {' or '.join(LABELS[:2])}"
-        raise ImportFault(f"{file}: {len(faults)} regions cannot be read", faults, fix=fix)
+        raise ImportFault(f"{file}: {counted(len(faults), 'region')} cannot be read", faults, fix=fix)
     if not images:
         raise ImportFault(f"{file} lists no images in VIA's form")
     images, detection = of_one_kind(images, notes, "attributes of whole images are left out: there are regions too")
@@ -90,7 +91,7 @@ def _image(entry: dict[str, Any], notes: Notes, faults: list[str]) -> LabelledIm
         kind = text_of(shape.get("name"))
         label = _label(mapping(region.get("region_attributes")))
         if kind in NO_AREA:
-            notes.count(f"{{count}} regions of the kind {kind or 'none'} are left out")
+            notes.count(f"left out: {{count:region|regions}} of the kind {kind or 'none'}")
         elif not label:
             faults.append(f"{name}, region {number}: it is not clear which of its attributes is its class")
         elif found := _around(shape, kind, notes):

@@ -19,6 +19,7 @@ from sightline.importers.model import (
 )
 from sightline.importers.per_image import names_for
 from sightline.importers.shapes import OUTLINES, around
+from sightline.plurals import counted
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -41,7 +42,7 @@ def read(source: Path) -> Imported:
         if (image := _image(folder / name, name, _split_in(splits, name), notes, faults)) is not None
     )
     if faults:
-        raise ImportFault(f"{source}: {len(faults)} faults", faults)
+        raise ImportFault(f"{source}: {counted(len(faults), 'fault')}", faults)
     if not images:
         raise ImportFault(f"{source} has no annotations in Pascal VOC's form")
     return Imported(Format.VOC, source, folder, images, in_order(images), detection=True, notes=notes.all())
@@ -74,7 +75,7 @@ def _split_in(sets: Mapping[str, Mapping[str, str]], name: str) -> str:
 def _image(file: Path, name: str, split: str, notes: Notes, faults: list[str]) -> LabelledImage | None:
     root = read_xml(file)
     if root.tag != "annotation":
-        notes.count("{count} XML files are not annotations and are left out")
+        notes.count("left out: {count:XML file that is|XML files that are} not annotations")
         return None
     path = root.findtext("path") or ""
     image = (root.findtext("filename") or "").strip() or path.strip() or file.stem
@@ -111,7 +112,7 @@ def _boxes(objects: Iterable[Element], file: Path, notes: Notes, faults: list[st
         else:
             faults.append(f"{file}, object {number} ({label}): its bndbox lacks one of {', '.join(CORNERS)}")
         if (each.findtext("difficult") or "").strip() == "1":
-            notes.count("{count} objects are marked difficult and count like the others")
+            notes.count("used like the others: {count:object|objects} marked difficult")
 
 
 def _points(each: Element) -> list[tuple[float, float]]:

@@ -23,10 +23,11 @@ from sightline.importers.model import (
 )
 from sightline.importers.shapes import around
 from sightline.importers.yolo_labels import CLASS_LISTS, Labels, is_label, texts_below, texts_of_images
+from sightline.plurals import counted
 
 PRECEDENCE = ("train", "val", "test", "")  # of splits that have the same image
 NOTHING = ("", "~", "null")  # how a yaml writes that there is none
-POLYGONS = "{count} outlines (polygons or rotated boxes) were turned into the boxes around them"
+POLYGONS = "turned into upright boxes: {count:outline|outlines} (polygons or rotated boxes)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +69,12 @@ def read(source: Path, images: Path | None = None) -> Imported:
         for name, (image, split) in _placed(layout, notes).items()
     )
     if faults:
-        raise ImportFault(f"{source}: {len(faults)} lines of its labels cannot be read", faults)
+        raise ImportFault(f"{source}: {counted(len(faults), 'line')} of its labels cannot be read", faults)
     if not found:
         raise ImportFault(f"{source} names no images", fix="add the images, or say where they are with --images")
     if not labels.used:
         raise ImportFault(
-            f"{source}: none of its {len(found)} images has a file of labels",
+            f"{source}: {counted(len(found), 'image')}, and no file of labels",
             fix="put each image's text file next to it, or into `labels` in place of `images`; "
             "or choose another form, as --format folders for a folder per class",
         )
@@ -88,7 +89,7 @@ def _say_left_out(layout: Layout, labels: Labels, notes: Notes) -> None:
     if count := labels.unused():
         unread = unread_in(layout.root)
         reason = f"; {unread} cannot be read here: convert them to JPEG or PNG" if unread else ""
-        notes.add(f"{count} files of labels belong to no image and are left out{reason}")
+        notes.add(f"left out: {counted(count, 'file')} of labels without an image{reason}")
 
 
 def content_of(file: Path) -> dict[str, Any]:
@@ -207,9 +208,9 @@ def _placed(layout: Layout, notes: Notes) -> dict[str, tuple[Path, str]]:
             if name not in found:
                 found[name] = file, split
             elif (first := found[name][1]) != split:
-                notes.count(f"{{count}} images of {split} are in {first} too, and count there only")
+                notes.count(f"counted in {first} only: {{count:image|images}} that {split} has too")
             else:
-                notes.count("{count} images are listed twice, and count once")
+                notes.count("counted once: {count:image|images} listed twice")
     return found
 
 
@@ -231,7 +232,7 @@ def _images(place: Path, root: Path) -> list[Path]:
 
 def _boxes(file: Path | None, layout: Layout, notes: Notes, faults: list[str]) -> tuple[Box, ...]:
     if file is None:
-        notes.count("{count} images without a file of labels count as background")
+        notes.count("counted as background: {count:image|images} without a file of labels")
         return ()
     boxes: list[Box] = []
     for number, line in enumerate(read_text(file).splitlines(), 1):
@@ -252,13 +253,13 @@ def _box(words: list[str], layout: Layout, notes: Notes) -> Box | str:
         return f"{next(w for w, n in zip(words, numbers, strict=True) if n is None)!r} is not a number"
     label = layout.names.get(int(values[0])) if values[0].is_integer() else None
     if label is None:
-        return f"class {words[0]} is not among the {len(layout.names)} classes"
+        return f"class {words[0]} is not in the list of {counted(len(layout.names), 'class', 'classes')}"
     rest = values[1:]
     if layout.keypoints and len(rest) > 4:
-        notes.count("the keypoints of {count} objects are left out")
+        notes.count("the keypoints of {count:object|objects} are left out")
         rest = rest[:4]
     if len(rest) == 5:
-        notes.count("the confidence of {count} boxes is left out")
+        notes.count("the confidence of {count:box|boxes} is left out")
     if len(rest) in (4, 5):
         x, y, width, height = rest[:4]
         return Box(label, x - width / 2, y - height / 2, width, height)

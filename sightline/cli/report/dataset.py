@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from sightline.cli.report.pictures import figure
-from sightline.client.plurals import counted
 from sightline.client.quantities import size
 from sightline.client.results.dataset import DatasetData, Finding
 from sightline.client.results.kinds import DatasetKind, Severity
@@ -12,6 +11,7 @@ from sightline.pages.charts import BARS, bars, scatter
 from sightline.pages.layout import facts, heading, moment, page, section, table
 from sightline.pages.markup import Markup, tag
 from sightline.pages.style import SERIES
+from sightline.plurals import counted
 from sightline.text import shown
 
 REPEATED = ("duplicateLabelsDiffer", "nearLabelsDiffer", "exactDuplicate", "nearDuplicate")

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 from sightline.cli.formats import percent, visible
 from sightline.cli.report.pictures import figure
-from sightline.client.plurals import counted
 from sightline.client.results.insight import Doubt, Mistake
 from sightline.client.results.kinds import DoubtKind
 from sightline.client.results.model import ModelData
 from sightline.client.results.samples import Sample, SampleBox
 from sightline.pages.layout import section
 from sightline.pages.markup import Markup, tag
+from sightline.plurals import counted
 from sightline.text import shown
 
 LABELLED, FOUND = "labelled", "found"  # boxes

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Self
 
-from sightline.client.plurals import counted
 from sightline.client.results.convert import given
 from sightline.client.results.performance import Interval
+from sightline.plurals import counted
 from sightline.v1 import evaluation_service_pb2 as service
 
 CHANCE = 0.05  # a p-value from which a difference may be chance

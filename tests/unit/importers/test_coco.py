@@ -40,7 +40,7 @@ def test_an_outline_without_a_box_gets_the_box_around_it(
 ) -> None:
     imported = read(coco(tmp_path, {"segmentation": segmentation, **bbox}))
     assert marks(pack(imported)) == {"1.jpg": [("cat", [8, 6, 40, 30])]}
-    assert "1 annotations have no box; those around their outlines are used" in told(imported)
+    assert "1 annotation has no box; the box around the outline is used" in told(imported)
 
 
 def test_the_box_around_an_outline_is_no_box_to_convert(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_numbers_that_are_not_json_count_as_missing(tmp_path: Path) -> None:
     ("fields", "fault"),
     [
         ({"categories": {"1": "cat"}}, "`categories` is an object, not a list"),
-        ({"categories": ["cat"]}, "1 of 1 entries of `categories` are not objects"),
+        ({"categories": ["cat"]}, "1 entry of `categories` is not an object"),
         ({"categories": []}, "`categories` lists nothing"),
         ({"annotations": {"1": {}}}, "`annotations` is an object, not a list"),
         ({"images": {"1": {}}}, "`images` is an object, not a list"),
@@ -170,7 +170,7 @@ def test_a_name_that_the_service_refuses_is_said_before_the_upload(tmp_path: Pat
 def test_images_without_a_file_and_files_that_are_elsewhere_are_told(tmp_path: Path) -> None:
     images = [{"id": 1, "file_name": "1.jpg"}, {"id": 2}, {"id": 3, "file_name": "https://host/get?file=3.jpg"}]
     imported = read(coco(tmp_path, images=images))
-    assert "1 images of coco.json have no file_name and are left out" in told(imported)
+    assert "left out: 1 image of coco.json without a file_name" in told(imported)
     with pytest.raises(ImagesUnresolved) as caught:
         pack(imported)
     assert "is a URL" in caught.value.images[0].problem
@@ -185,7 +185,7 @@ def test_a_file_that_is_here_is_uploaded_although_it_has_a_uri_in_a_store(tmp_pa
     package = pack(imported)
     assert [placed.path for placed in package.placed] == ["1.jpg"]
     assert content(package)["images"] == [{"id": 1, "file_name": "1.jpg"}, there]
-    assert "1 images have an s3:// uri; it is ignored" in told(imported)
+    assert "1 image has an s3:// uri; it is ignored" in told(imported)
 
 
 @pytest.mark.parametrize(

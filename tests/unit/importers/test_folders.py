@@ -45,7 +45,7 @@ def test_images_in_no_split_are_told(tmp_path: Path) -> None:
     pictures(tmp_path, ["train/cat/1.jpg", "val/cat/2.jpg", "val/3.jpg", "samples/4.jpg"])
     said = told(read(tmp_path))
     assert "left out, as they are in no split: the images in samples" in said
-    assert "1 images that are in no class's folder are left out" in said
+    assert "left out: 1 image in no class's folder" in said
 
 
 def test_images_that_cannot_be_read_are_told(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_a_folder_per_class(tmp_path: Path) -> None:
     assert marks(pack(imported)) == {
         f"{name}/{name}--{number}.jpg": [(name, [])] for name in ("cat", "dog") for number in range(3)
     }
-    assert "1 images that are in no class's folder are left out" in told(imported)
+    assert "left out: 1 image in no class's folder" in told(imported)
 
 
 def test_folders_per_class_below_splits(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_every_faulty_line_of_yolo_is_named(tmp_path: Path) -> None:
     with pytest.raises(ImportFault) as caught:
         read(tmp_path)
     assert [fault.partition(", ")[2] for fault in caught.value.faults] == [
-        "line 1: class 9 is not among the 3 classes",
+        "line 1: class 9 is not in the list of 3 classes",
         "line 2: 2 numbers follow the class, where a box has 4 and an outline 6 or more",
         "line 3: '0,5' is not a number",
     ]
@@ -127,7 +127,7 @@ def test_pascal_voc(tmp_path: Path) -> None:
     assert content(pack(imported))["images"][0] == {
         "id": 1, "file_name": "JPEGImages/000000.jpg", "width": 80.0, "height": 60.0,
     }  # fmt: skip
-    assert "3 objects are marked difficult" in told(imported)
+    assert "used like the others: 3 objects marked difficult" in told(imported)
 
 
 def test_pascal_voc_next_to_its_images_under_another_machines_path(tmp_path: Path) -> None:
@@ -237,9 +237,9 @@ def test_what_label_studio_has_besides_choices_and_shapes_is_said_to_be_left_out
     taxonomy = {"type": "taxonomy", "value": {"taxonomy": [["animal", "cat"]]}}
     bare, dot = {"type": "rectangle", "value": AREA}, {"type": "{0}", "value": {"x": 1, "y": 1, "labels": ["cat"]}}
     left_out = {
-        "1 results of the kind taxonomy are left out",
-        "1 shapes have no label and are left out",
-        "1 results of the kind {0} are left out",
+        "left out: 1 result of the kind taxonomy",
+        "left out: 1 shape without a label",
+        "left out: 1 result of the kind {0}",
     }
     imported = read(label_studio_of(tmp_path, taxonomy, bare, dot, {"type": "choices", "value": {"choices": ["cat"]}}))
     assert set(imported.notes) == left_out
@@ -265,7 +265,7 @@ def test_label_studios_short_form_has_data_besides_the_class(
     (tmp_path / "min.json").write_text(json.dumps([task]))
     imported = read(tmp_path)
     assert marks(pack(imported)) == {"1.jpg": [(found, [])]}
-    assert (f"{left_out} are left out" in told(imported)) == bool(left_out)
+    assert (f"; left out: {left_out}" in told(imported)) == bool(left_out)
 
 
 def test_label_studios_short_form_is_refused_if_several_fields_may_be_the_class(tmp_path: Path) -> None:
@@ -294,8 +294,8 @@ def test_labelme(tmp_path: Path) -> None:
         "images/0.jpg": [],
         **{f"images/{number}.jpg": [*BOXES, ("dog", [35.0, 25.0, 10.0, 10.0])] for number in (1, 2)},
     }
-    assert "2 shapes of the kind point are left out" in told(imported)
-    assert "4 outlines were turned into the boxes around them" in told(imported)
+    assert "left out: 2 shapes of the kind point" in told(imported)
+    assert "turned into upright boxes: 4 outlines" in told(imported)
 
 
 def test_one_file_of_labelme_with_flags(tmp_path: Path) -> None:
@@ -344,7 +344,7 @@ def test_supervisely(tmp_path: Path) -> None:
     imported = read(exports.supervisely(tmp_path))
     assert imported.format is Format.SUPERVISELY
     assert marks(pack(imported)) == {"ds0/img/0.jpg": [], "ds0/img/1.jpg": BOXES, "ds0/img/2.jpg": BOXES}
-    assert "2 objects of the kind bitmap are left out" in told(imported)
+    assert "left out: 2 objects of the kind bitmap" in told(imported)
 
 
 def test_supervisely_tags(tmp_path: Path) -> None:

@@ -256,7 +256,7 @@ def test_labels_that_open_images_says_are_absent_are_left_out(tmp_path: Path) ->
     text = "ImageID,Source,LabelName,Confidence\n1,verification,cat,1\n1,verification,dog,0\n2,machine,dog,0.7\n"
     imported = read(written(tmp_path, "labels.csv", text))
     assert marks(pack(imported)) == {"images/1.jpg": [("cat", [])], "images/2.jpg": [("dog", [])]}
-    assert "1 labels that are not in the image" in told(imported)
+    assert "left out: 1 label that is not in the image" in told(imported)
 
 
 @pytest.mark.parametrize(
@@ -371,10 +371,10 @@ def test_fields_of_hugging_face_have_many_names(tmp_path: Path, fields: dict[str
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"objects": {"bbox": [PIXELS, PIXELS], "categories": ["cat"]}}, "it has 2 boxes, and 1 categories for them"),
-        ({"objects": {"bbox": [PIXELS]}}, "it has 1 boxes, and 0 categories for them"),
+        ({"objects": {"bbox": [PIXELS, PIXELS], "categories": ["cat"]}}, "it has 2 boxes, and 1 category for them"),
+        ({"objects": {"bbox": [PIXELS]}}, "it has 1 box, and 0 categories for them"),
         ({"objects": {"rects": [PIXELS], "kinds": ["cat"]}}, "its objects have no bbox, but rects, kinds"),
-        ({"objects": [PIXELS]}, "1 of its labels lack a name or a number"),
+        ({"objects": [PIXELS]}, "1 of its labels lacks a name or a number"),
         ({"objects": "[]"}, "its objects are neither a list nor an object"),
     ],
 )
@@ -420,15 +420,15 @@ def test_a_line_of_json_that_is_nested_too_deeply_is_named(tmp_path: Path) -> No
             "a.jsonl",
             '{"file_name": "1.jpg", "objects": [{"bbox": [1, 2, 3], "category": "cat"}]}\n{"text": "no image"}\n',
             [
-                "line 1: 1 of its labels lack a name or a number",
+                "line 1: 1 of its labels lacks a name or a number",
                 "line 2: it names no image in a form that is known here",
             ],
         ),
-        ("labels.json", '{"classes": ["cat"], "labels": {"1": 4}}', ["1: 4 is none of the 1 classes"]),
+        ("labels.json", '{"classes": ["cat"], "labels": {"1": 4}}', ["1: 4 is not in the list of 1 class"]),
         (
             "annotations/a.json",
             datumaro(boxes=True).replace('"label_id": 1', '"label_id": 7'),
-            ["2, annotation 1: its label_id is none of the 2 labels"],
+            ["2, annotation 1: its label_id is not in the list of 2 labels"],
         ),
         ("a.csv", 'image_id,label,bbox\n1.jpg,cat,"[8, 6, 40]"\n', ["line 2, 1.jpg: bbox has 3 numbers"]),
         ("a.csv", "TRAIN,gs://b/1.jpg,cat,0.1,,,0.2,,0.3,0.4,\n", ["line 1, gs://b/1.jpg: its box lacks a corner"]),
@@ -453,7 +453,7 @@ def test_one_class_is_a_class(tmp_path: Path) -> None:
 
 def test_a_name_longer_than_any_files_is_an_image_that_is_not_there(tmp_path: Path) -> None:
     file = coco_file(tmp_path / "a.json", ["x" * 5000 + ".jpg"])
-    with pytest.raises(ImportFault, match="names 1 images that were not found"):
+    with pytest.raises(ImportFault, match="names 1 image that was not found"):
         pack(read(file))
 
 

@@ -47,7 +47,7 @@ def test_a_folder_of_labels_with_their_classes_may_be_apart_from_the_images(tmp_
 
 def test_images_without_any_labels_are_said_instead_of_read_as_background(tmp_path: Path) -> None:
     pictures(tmp_path, ["images/train/1.jpg", "images/val/2.jpg"])
-    with pytest.raises(ImportFault, match="none of its 2 images has a file of labels") as caught:
+    with pytest.raises(ImportFault, match="2 images, and no file of labels") as caught:
         read(written(tmp_path, {"data.yaml": "train: images/train\nval: images/val\nnames: [cat]\n"}))
     assert "--format folders" in caught.value.fix
 
@@ -74,7 +74,7 @@ def test_an_empty_line_in_the_list_of_classes_is_a_number_without_a_class(
     written(tmp_path, {"images/1.txt": LINE.replace("0", "1", 1)})
     with pytest.raises(ImportFault) as caught:
         read(tmp_path)
-    assert "class 1 is not among the 3 classes" in caught.value.faults[0]
+    assert "class 1 is not in the list of 3 classes" in caught.value.faults[0]
 
 
 def test_classes_in_a_yaml_are_as_they_are_written(tmp_path: Path) -> None:
@@ -89,8 +89,8 @@ def test_an_image_of_several_splits_is_in_the_first_and_that_is_said(tmp_path: P
     pictures(tmp_path / "images", ["1.jpg", "2.jpg"])
     imported = read(written(tmp_path, {"data.yaml": f"{order}names: [cat]\n", "images/1.txt": LINE}))
     assert (imported.splits, imported.counts) == ({"train": 2}, {"cat": (1, 1)})
-    assert "2 images of val are in train too, and count there only" in told(imported)
-    assert ("2 images are listed twice, and count once" in told(imported)) == ("[" in order)
+    assert "counted in train only: 2 images that val has too" in told(imported)
+    assert ("counted once: 2 images listed twice" in told(imported)) == ("[" in order)
 
 
 def test_a_split_that_is_not_there_is_said(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_labels_without_an_image_are_said_with_the_images_that_cannot_be_read(tm
     pictures(tmp_path / "images", ["1.jpg"])
     labels = {f"labels/{number}.txt": LINE for number in range(1, 4)}
     written(tmp_path, {**labels, "classes.txt": "cat\n", "labels/classes.txt": "cat\n", "labels/notes.txt": "some"})
-    said = "2 files of labels belong to no image and are left out"
+    said = "left out: 2 files of labels without an image"
     assert told(read(tmp_path)).endswith(said)
     written(tmp_path, {"images/2.heic": ""})
     assert f"{said}; 1 .heic file cannot be read here: convert them to JPEG or PNG" in told(read(tmp_path))

@@ -9,7 +9,7 @@ import pytest
 from services.dataset.finding_rules import RULES
 from services.kit.errors import SightlineError
 from services.kit.plurals import counted, fill
-from sightline.client.plurals import counted as counted_for_callers
+from sightline.plurals import counted as counted_for_callers
 
 NOUNS = "images|boxes|annotations|categories|uris|tags|bytes|pixels|values|retries|attempts|calls"
 WRONG = rf"\b1 (usable )?({NOUNS}|are|were|have)\b"
