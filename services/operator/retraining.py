@@ -38,6 +38,7 @@ from sightline.client.errors import (
 )
 from sightline.client.names import bare_name
 from sightline.client.results.model_comparison import ModelComparison
+from sightline.plurals import counted
 from sightline.v1 import dataset_service_pb2 as datasets
 from sightline.v1 import evaluation_service_pb2 as evaluations
 from sightline.v1 import model_alias_service_pb2 as aliases
@@ -327,8 +328,9 @@ def _deleted(latest: Retraining) -> str:
 
 def _verdict(compared: ModelComparison, test: Dataset) -> str:
     left_out = f" (without {compared.left_out_image_count} that one of them cannot know)"
+    images = f"{counted(compared.image_count, 'image')} of {test.name}"
     return (
-        f"On {compared.image_count} images of {test.name}{left_out if compared.left_out_image_count else ''}, "
+        f"On {images}{left_out if compared.left_out_image_count else ''}, "
         f"{compared.metric} is {compared.first_value:.3f} of {compared.first.split('/')[1]} and "
         f"{compared.second_value:.3f} of {compared.second.split('/')[1]}: {compared.verdict}."
     )

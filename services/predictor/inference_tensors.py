@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.kit.errors import InvalidRequest
+from services.kit.plurals import counted
 from services.predictor.results import Analysis, Objects, Tag
 from services.vision.card import ModelKind
 from sightline.inference import open_inference_pb2 as pb
@@ -77,7 +78,7 @@ def images_of(request: pb.ModelInferRequest) -> list[bytes]:
     else:
         field, found = f"{field}.contents.bytes_contents", list(image.contents.bytes_contents)
     if len(found) != shape[0]:
-        raise _fault(field, f"the shape {list(shape)} announces {shape[0]} images; there are {len(found)}")
+        raise _fault(field, f"the shape {list(shape)} announces {counted(shape[0], 'image')}; there are {len(found)}")
     return found
 
 

@@ -17,6 +17,7 @@ from sightline.cli.installed import environment, local_folder, require
 from sightline.cli.reporting import CommandError
 from sightline.cli.session import session
 from sightline.local import signing
+from sightline.plurals import counted
 
 NEEDED = "services", "nats", "minio", "pydantic_settings"  # packages
 SUMMARY = "backup.json"  # written last
@@ -44,9 +45,8 @@ def backup(
         return print_document(found)
     output().print(f"{_counted(found)} are in [bold]{escape(str(folder))}[/]", soft_wrap=True)
     if changing := found["unsettled"]:
-        notes().print(
-            f"{changing} records of running work changed until the end; that work may go on from an older state"
-        )
+        records = counted(changing, "record")
+        notes().print(f"{records} of running work changed until the end; that work may go on from an older state")
     return None
 
 
@@ -99,7 +99,8 @@ def _nats_alone(data: Path | None) -> Generator[None]:
 
 
 def _counted(found: dict[str, Any]) -> str:
-    return f"{found['records']} records and {found['blobs']} blobs ({found['size_bytes'] / 1e6:.1f} MB)"
+    records, blobs = counted(found["records"], "record"), counted(found["blobs"], "blob")
+    return f"{records} and {blobs} ({found['size_bytes'] / 1e6:.1f} MB)"
 
 
 def _run(action: str, folder: Path, data: Path | None) -> dict[str, Any]:

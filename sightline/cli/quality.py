@@ -92,7 +92,7 @@ def measured_on(performance: Performance) -> str:
     """`24 images`, or `20 of 24 images` if some were left out, or `24 images and 7 of 9 regions`."""
     measured, coverage = performance.image_count, performance.coverage
     given = max(measured, coverage.image_count if coverage else 0)
-    images = f"{measured} of {given} images" if given > measured else counted(measured, "image")
+    images = f"{measured} of {counted(given, 'image')}" if given > measured else counted(measured, "image")
     if not coverage or not coverage.unknown_region_count:
         return images
     regions = coverage.region_count - coverage.unknown_region_count

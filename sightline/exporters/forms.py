@@ -7,6 +7,7 @@ from xml.etree import ElementTree as ET
 
 from sightline.exporters.model import Box, Export, ExportFault, ExportFormat, Image, Snapshot
 from sightline.exporters.names import Paths, safe_part, safe_path, with_suffix
+from sightline.plurals import counted
 
 ANNOTATIONS = "annotations.json"
 YAML = "data.yaml"
@@ -48,7 +49,7 @@ def _coco(snapshot: Snapshot) -> Export:
     renamed = [image for image in snapshot.images if images[image.id] != image.file_name]
     notes = [f"{image.file_name!r} is {images[image.id]!r}" for image in renamed[:NAMED]]
     if len(renamed) > NAMED:
-        notes.append(f"{len(renamed) - NAMED} more images have other names too")
+        notes.append(f"other names too: {counted(len(renamed) - NAMED, 'image')} more")
     return Export(images, {ANNOTATIONS: json.dumps(content, ensure_ascii=False).encode()}, notes)
 
 

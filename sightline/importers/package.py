@@ -240,8 +240,9 @@ def _check_corners(imported: Imported, form: BoxForm) -> None:
     drawn = [box for image in imported.images for box in image.boxes]
     wrong = sum(box.width <= box.x or box.height <= box.y for box in drawn)
     if form is BoxForm.XYXY and not imported.documents and wrong > 0.1 * len(drawn):
+        boxes = counted(len(drawn), "box has", "boxes have")
         raise ImportFault(
-            f"{imported.source}: {wrong} of {counted(len(drawn), 'box has', 'boxes have')} a second corner left of or above the first",
+            f"{imported.source}: {wrong} of {boxes} a second corner left of or above the first",
             fix="if the numbers are left, top, width and height, have them read so (--boxes xywh)",
         )
 

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from services.kit.plurals import counted
 from services.kit.settings import load
 from services.trainer.engine.classification.fuse import fused
 from services.trainer.engine.prefetch import prefetched
@@ -114,12 +115,12 @@ def as_text(found: Calibration) -> str:
     low, high, factor = found.factors[0], found.factors[-1], found.factor
     reference = BACKBONES[FIRST_BACKBONE].seconds
     lines = [
-        f"device          {found.device}, {found.threads} threads",
+        f"device          {found.device}, {counted(found.threads, 'thread')}",
         (
             f"reference work  {1000 * found.seconds_per_image:.1f} ms an image; "
             f"the reference device takes {1000 * reference:.1f} ms"
         ),
-        f"device factor   {factor:.2f} ({low:.2f} to {high:.2f} in {len(found.factors)} runs)",
+        f"device factor   {factor:.2f} ({low:.2f} to {high:.2f} in {counted(len(found.factors), 'run')})",
         "",
         f"Set SIGHTLINE_DEVICE_FACTOR={factor:.2f} for the workers on this device. One second of it is then charged as",
         f"{factor:.2f} s, so that a budget buys as much work here as elsewhere: 60 s last {60 / factor:.0f} s.",

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import torch
 
+from services.kit.plurals import counted
 from services.trainer import feature_blocks
 from services.trainer.engine.classification.features import block_name
 from services.trainer.engine.classification.few_shot import expected_accuracy
@@ -162,4 +163,4 @@ def _is_random(result: Result) -> bool:
 
 
 def _device_name(task: ProbeTask) -> str:
-    return torch.cuda.get_device_name() if task.device == "cuda" else f"cpu, {task.threads} threads"
+    return torch.cuda.get_device_name() if task.device == "cuda" else f"cpu, {counted(task.threads, 'thread')}"

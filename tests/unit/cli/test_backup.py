@@ -6,8 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from sightline.cli import backup
 from sightline.local import signing
 from tests.unit.cli.conftest import Command
+
+
+def test_records_and_blobs_are_counted_in_words(
+    sightline: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backup, "_run", lambda *_: {"records": 1, "blobs": 2, "size_bytes": 3e6, "unsettled": 1})
+    ended = sightline("backup", tmp_path / "copy")
+    assert "1 record and 2 blobs (3.0 MB) are in" in ended.out
+    assert "1 record of running work" in ended.err
 
 
 @pytest.mark.parametrize("action", ["backup", "restore"])

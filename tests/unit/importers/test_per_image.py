@@ -67,7 +67,7 @@ def test_a_copy_keeps_its_annotations_although_they_name_the_original(
     written(tmp_path / marks / copy, "a.jpg", "dog")
     package = pack(read(tmp_path))
     assert {Path(path).name: label for path, label in labels(package).items()} == {"a.jpg": "cat", copy: "dog"}
-    assert any("1 file of annotations given to the image that is called alike" in note for note in package.imported.notes)
+    assert any("1 file of annotations given to the image" in note for note in package.imported.notes)
 
 
 @TOOLS

@@ -45,7 +45,7 @@ def test_the_head_and_its_expected_accuracy_are_measured(tmp_path: Path) -> None
     large = write_snapshot(tmp_path / "large", per_category=5)
     found = probed(task_for(large, large, linear_recipe())).probe
     (head,) = found.observations
-    assert (head.image_count, found.device) == (15, "cpu, 1 threads")
+    assert (head.image_count, found.device) == (15, "cpu, 1 thread")
     assert 0 < head.scaling_seconds <= head.seconds
     assert head.expectation is not None
     assert head.expectation.interval.low < head.expectation.interval.high
