@@ -87,9 +87,7 @@ def calibration(performance: ModelPerformance, text: Text) -> Markup:
     """How many predictions are right, by confidence; empty of models that were measured by earlier versions."""
     of = "images" if performance.HasField("accuracy_top1") else "detections"
     axes = Axes(text("calibration.across"), text("calibration.up"), text.named("calibration.label", of))
-    return curves.reliability(
-        [_reliable(one) for one in performance.calibration_bins], axes, text.named("calibration.bin", of)
-    )
+    return curves.reliability([_reliable(one) for one in performance.calibration_bins], axes, text("calibration.bin"))
 
 
 def _reliable(one: CalibrationBin) -> Reliable:

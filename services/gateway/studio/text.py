@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from services.kit.plurals import fill
+
 FILE = Path(__file__).parent / "text.json"
 
 
@@ -14,9 +16,9 @@ class Text:
         self.language = self._found["language"]
 
     def __call__(self, key: str, **values: object) -> str:
-        """The text of the key with its values filled in."""
+        """The text of the key with its values filled in; `{count:image|images}` is a counted noun."""
         text = self._found[key]
-        return text.format(**values) if values else text
+        return fill(text, values) if values else text
 
     def named(self, group: str, name: str, default: str = "") -> str:
         """The word for one value of an enumeration or one metric; without one, the default or the name itself."""

@@ -94,7 +94,7 @@ def calibration(performance: Performance) -> Markup:
     drawing = reliability(
         [reliable(one) for one in performance.calibration],
         Axes("confidence", "right", f"how many {of} are right, by confidence"),
-        "confidence {confidence}: {accuracy} of {count} " + ("images" if classifies else "detections") + " are right",
+        "confidence {confidence}: {accuracy} of {count} right",
     )
     counted = f"A dot stands for {of} of similar confidence, and is larger for more of them." if drawing else ""
     notes = [tag("p", text, class_="quiet") for text in (says + (hint if drawing else ""), counted) if text]

@@ -169,12 +169,12 @@ def test_what_confidences_are_worth_is_shown_of_images_or_of_detections(
 ) -> None:
     page = made(sightline, tmp_path)
     assert "Calibration" in page.texts
-    assert "confidence 50 %: 25 % of 4 images are right" in page.texts
+    assert "confidence 50 %: 25 % of 4 right" in page.texts
     assert [one.get("class") for one in page.all("line")].count("ideal") == 1
     birds.performance.ClearField("calibration_ece")
     birds.performance.mean_average_precision_50 = 0.5
     page = made(sightline, tmp_path)
-    assert "confidence 50 %: 25 % of 4 detections are right" in page.texts
+    assert "confidence 50 %: 25 % of 4 right" in page.texts
     assert "off by" not in page.text
 
 

@@ -94,6 +94,15 @@ async def test_the_list_and_the_detail_show_counts_balance_and_findings_as_text(
     assert "<script>alert" not in listed + shown
 
 
+async def test_a_dataset_of_one_image_says_so():
+    stats = DatasetStats(image_count=1, annotation_count=1, category_count=1)
+    single = Dataset(name="datasets/one", state=Dataset.READY, stats=stats)
+    async with browser({"ListDatasets": lambda request: ListDatasetsResponse(datasets=[single])}) as one:
+        listed = (await one.open("/studio/datasets")).text
+    assert "1 <small>image</small>" in listed
+    assert "1 category, 1 annotation<br>" in listed
+
+
 async def test_findings_are_read_page_by_page_and_by_severity_and_htmx_gets_its_part_only():
     async with browser(ANSWERS) as one:
         whole = (await one.open("/studio/datasets/trees/findings?severity=warning&page=c%26d")).text

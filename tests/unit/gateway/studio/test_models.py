@@ -225,10 +225,10 @@ async def test_what_confidences_are_worth_is_drawn_or_only_said_if_an_earlier_ve
     for found in (TRAINED, old, model(performance=boxes)):
         async with browser(ANSWERS | {"GetModel": lambda request, found=found: found}) as one:
             pages.append((await one.open("/studio/models/m")).text)
-    assert "confidence 50 %: 25 % of 4 images are right" in pages[0]
+    assert "confidence 50 %: 25 % of 4 right" in pages[0]
     assert "off by 5.0 points" in pages[1]
     assert "dashed line" not in pages[1]
-    assert "confidence 50 %: 25 % of 4 found objects are right" in pages[2]
+    assert "confidence 50 %: 25 % of 4 right" in pages[2]
     assert "off by" not in pages[2]
     assert all(" style=" not in page for page in pages)  # the policy forbids it
 

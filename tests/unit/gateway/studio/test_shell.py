@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import string
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from services.gateway.studio.text import FILE
 from services.infra.auth import Guard
 from services.infra.static_keys import StaticKeys
 from services.kit.errors import Draining, ModelNotFound, Unauthenticated
+from services.kit.plurals import fill
 from sightline.v1.model_pb2 import Model
 from sightline.v1.model_service_pb2 import ListModelsResponse
 from tests.support.studio import browser
@@ -238,6 +240,14 @@ def test_every_word_is_in_the_file_and_none_is_left_over():
     quoted |= {f"js.split_{name}" for name in ("train", "val", "test", "none")}
     unused = {key for key in text if key not in quoted and key.rpartition(".")[0] not in groups}
     assert unused == set()
+
+
+def test_no_text_says_1_images():
+    for key, template in json.loads(FILE.read_text()).items():
+        fields = {field for _, field, _, _ in string.Formatter().parse(template) if field}
+        assert not re.search(
+            r"\b1 (images|categories|annotations|objects)\b", fill(template, dict.fromkeys(fields, 1))
+        ), key
 
 
 def test_no_template_and_no_script_has_words_of_its_own():
