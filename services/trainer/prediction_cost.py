@@ -29,8 +29,10 @@ def recipe_seconds(recipe: Recipe) -> float:
     if recipe.kind is ModelKind.GENERIC_DETECTOR or not recipe.pretrained:
         return sum(_seconds(recipe, name, recipe.framings[0]) for name in recipe.backbones)
     seconds = sum(_seconds(recipe, name, framing) for name in recipe.backbones for framing in recipe.framings)
-    tuned = recipe.rung > 0  # the frozen networks join the fine-tuned one
-    return seconds + (_seconds(recipe, recipe.backbones[0], recipe.framings[0]) if tuned else 0.0)
+    if not recipe.rung:
+        return seconds
+    tuned = replace(recipe, resolution=recipe.tuned_resolution or recipe.resolution)  # the frozen networks join it
+    return seconds + _seconds(tuned, recipe.backbones[0], recipe.framings[0])
 
 
 def keeps_to(recipe: Recipe, limit: float | None) -> bool:

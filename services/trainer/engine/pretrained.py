@@ -1,5 +1,6 @@
 """The frozen networks that a recipe names, with their weights and input rules."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,6 +76,13 @@ class _Sources:
 
     found: WeightsResolver
     base: BaseBundle | None
+
+
+def tunable(backbone: LoadedBackbone, task: TrainTask) -> LoadedBackbone:
+    """A copy that may change, at the input size that the recipe has for what it tunes."""
+    side = task.recipe.tuned_resolution
+    rule = backbone.rule.resized(side) if side else backbone.rule
+    return replace(backbone, network=copy.deepcopy(backbone.network).to(task.device), rule=rule)
 
 
 def middle_blocks(backbones: Sequence[LoadedBackbone]) -> tuple[bool, ...]:

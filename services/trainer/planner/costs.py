@@ -11,10 +11,11 @@ from msgspec.structs import replace
 from services.trainer.domain import Trial
 from services.trainer.feature_blocks import FeaturePass, passes_of
 from services.trainer.ledger import ZERO
+from services.trainer.prediction_cost import pass_seconds
 from services.trainer.recipe import Depth, Recipe, is_linear
 from services.trainer.work import WorkState
 from services.vision.card import ModelKind, WeightsSource, input_size
-from services.vision.catalogue import BACKBONES, FIRST_BACKBONE, NETWORKS, RANDOM_START
+from services.vision.catalogue import BACKBONES, FIRST_BACKBONE, RANDOM_START
 
 PRETRAINED_RESOLUTION = input_size(True, BACKBONES[FIRST_BACKBONE].rule.size, ())  # if the recipe leaves it open
 TRAIN_RATIO = 3.5  # time of a training step relative to a forward pass, per image
@@ -33,12 +34,15 @@ def forward_seconds(recipe: Recipe, resolution: int) -> float:
     seconds = [_network_seconds(recipe, name, resolution) for name in recipe.backbones]
     if _is_detector(recipe) or not recipe.pretrained:
         return sum(seconds)
-    return len(recipe.framings) * sum(seconds) + (seconds[0] if recipe.rung else 0.0)
+    return len(recipe.framings) * sum(seconds) + (_tuned_seconds(recipe, resolution) if recipe.rung else 0.0)
 
 
 def _network_seconds(recipe: Recipe, name: str, resolution: int) -> float:
-    network = NETWORKS[recipe.kind][name]
-    return network.seconds * ((recipe.resolution or resolution) / network.rule.size) ** 2
+    return pass_seconds(recipe.kind, name, recipe.resolution or resolution)
+
+
+def _tuned_seconds(recipe: Recipe, resolution: int) -> float:
+    return pass_seconds(recipe.kind, recipe.backbones[0], recipe.tuned_resolution or recipe.resolution or resolution)
 
 
 def expected_seconds(
@@ -64,16 +68,12 @@ def scaling_seconds(
         passes = recipe.views * forward_seconds(recipe, resolution) - _seconds_of_passes(recipe, resolution, known)
         return image_count * (passes + HEAD_SECONDS)
     if recipe.stored_maps:
-        return image_count * _map_passes(recipe, epochs) * _first_seconds(recipe, resolution)
+        return image_count * _map_passes(recipe, epochs) * _tuned_seconds(recipe, resolution)
     ratio = DETECTOR_RATIOS[recipe.depth] if _is_detector(recipe) else TRAIN_RATIO
     trained = 1.0 if recipe.refit else TRAINED_SHARE
     passes = trained * ratio + (1.0 - trained)
     epochs = recipe.max_epochs if epochs is None else epochs
-    return epochs * image_count * passes * _first_seconds(recipe, resolution)
-
-
-def _first_seconds(recipe: Recipe, resolution: int) -> float:
-    return _network_seconds(recipe, recipe.backbones[0], resolution)
+    return epochs * image_count * passes * _tuned_seconds(recipe, resolution)
 
 
 def _map_passes(recipe: Recipe, epochs: int | None) -> float:

@@ -1,8 +1,7 @@
 """The vision task of classifiers: which category an image shows."""
 
-import copy
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +27,7 @@ from services.trainer.engine.loop.task import Batch, BatchRequest, Found, Loss, 
 from services.trainer.engine.loop.together import look_at
 from services.trainer.engine.loop.training import FROZEN_NORM_BELOW, PREPARED, Start
 from services.trainer.engine.prefetch import kept_bytes
-from services.trainer.engine.pretrained import LoadedBackbone, load_backbones, origin
+from services.trainer.engine.pretrained import LoadedBackbone, load_backbones, origin, tunable
 from services.trainer.engine.session import Session
 from services.trainer.engine.split import Partition, bounded, divide, readable
 from services.trainer.messages import Result, TrainTask
@@ -168,7 +167,7 @@ def start(task: TrainTask, session: Session) -> Start:
     if task.checkpoint_path:
         images.unreadable.update(checkpoints.unreadable(Path(task.checkpoint_path)))
     backbones = load_backbones(task, images)
-    backbone = replace(backbones[0], network=copy.deepcopy(backbones[0].network).to(task.device))
+    backbone = tunable(backbones[0], task)
     network, how = backbone.network, augmentation(task.recipe.augmentation, mirror=task.recipe.mirror)
     batches = Batches(images, backbone.rule, how, task.seed, task.threads, kept_bytes(task))
     companion = candidate = None

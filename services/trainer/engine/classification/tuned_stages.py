@@ -1,15 +1,17 @@
 """Rung 1 for a few hundred images: the last stages of a network tuned on stored maps, beside the heads of rung 0.
 
 Each fold is predicted by a network that was tuned without it, which gives the weights of the two in the answer and an
-honest estimate of it. What ships is tuned on all images, equally long.
+honest estimate of it. What ships has the mean weights of these networks and of one that was tuned, equally long, on all
+images (a soup: Wortsman et al., 2022).
 """
 
-import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torch.optim.swa_utils import AveragedModel
 
 from services.kit.errors import InvalidRequest
 from services.trainer.engine.classification.companion import (
@@ -29,7 +31,7 @@ from services.trainer.engine.classification.stage_maps import store_maps
 from services.trainer.engine.classification.stage_schedule import Costs, Schedule, StepClock, schedule
 from services.trainer.engine.classification.stage_tuning import StageTuning
 from services.trainer.engine.data import Floats, Images, Indices, open_images, require_trainable
-from services.trainer.engine.pretrained import LoadedBackbone, load_backbones, origin
+from services.trainer.engine.pretrained import LoadedBackbone, load_backbones, origin, tunable
 from services.trainer.engine.session import Session
 from services.trainer.engine.split import Partition
 from services.trainer.messages import Result, TrainTask
@@ -49,7 +51,7 @@ def tune_stages(task: TrainTask, session: Session) -> Result:
         raise InvalidRequest(field="recipe.stored_maps", problem=problem)
     for backbone in backbones:
         backbone.network.to(task.device).eval()
-    own = replace(backbones[0], network=copy.deepcopy(backbones[0].network))
+    own = tunable(backbones[0], task)
     views = Extractor(task, session, images, backbones, task.recipe.views).run(0.0, FEATURES)
     partition = divided(views[0][0], images, task.split, sound_rows(views[0]))
     names = read_names(task, backbones, images.categories)
@@ -64,7 +66,7 @@ def tune_stages(task: TrainTask, session: Session) -> Result:
 
 @dataclass(frozen=True, slots=True)
 class _Tuned:
-    network: Network  # of all images
+    network: Network  # the mean of those of the folds and of all images
     out_of_fold: Floats  # logits [trainable images, categories]
     solved: NDArray[np.bool_]  # which of them have logits
     held_out: Floats
@@ -94,6 +96,7 @@ class _Folds:
         self._announce(planned, costs)
         out_of_fold = np.zeros((len(partition.trainable), categories), np.float32)
         solved = np.zeros(len(partition.trainable), np.bool_)
+        tuned: list[Network] = []
         for fold in range(planned.folds):
             left = replace(costs, step_seconds=self.clock.step_seconds)
             needed = left.fold_seconds(planned.epochs) + left.rest_seconds(planned.epochs)
@@ -104,7 +107,9 @@ class _Folds:
             network = self._trained(partition.trainable[~out], start, planned.epochs)
             out_of_fold[out] = self.tuning.logits(network, partition.trainable[out])
             solved |= out
-        network = self._trained(partition.trainable, head, planned.epochs)
+            tuned.append(network)
+        tuned.append(self._trained(partition.trainable, head, planned.epochs))
+        network = _averaged(tuned)
         held_out = self.tuning.logits(network, partition.held_out)
         return _Tuned(network, out_of_fold, solved, held_out, planned.epochs, planned.epochs * costs.all_steps)
 
@@ -125,6 +130,15 @@ class _Folds:
     def _trained(self, rows: Indices, head: LinearHead, epochs: int) -> Network:
         self.clock.begin()
         return self.tuning.trained(rows, head, epochs)
+
+
+def _averaged(networks: Sequence[Network]) -> Network:
+    """One with the mean of their weights; they were tuned from the same."""
+    mean = AveragedModel(networks[0])
+    for network in networks:
+        mean.update_parameters(network)
+    assert isinstance(mean.module, Network), "a copy of the first"
+    return mean.module
 
 
 def _finished(

@@ -308,6 +308,9 @@ def test_some_images_are_enough_to_tune_last_stages_on_stored_maps() -> None:
     assert [recipe.rung for recipe in few] == [0]
     assert [(recipe.rung, recipe.stored_maps) for recipe in some] == [(0, False), (1, True)]
     assert [recipe.name for recipe in most] == [recipe.name for recipe in some]
+    assert (some[1].resolution, some[1].tuned_resolution) == (0, 192)
+    (*_, asked) = classifier_recipes.pretrained(known, Hyperparameters(resolution=320), 120)
+    assert (asked.resolution, asked.tuned_resolution) == (320, 0)
     assert not many[1].stored_maps
     in_one_piece = ("tiny_vit_5m_224.dist_in22k_ft_in1k", "mobilenet_v2")
     assert len(classifier_recipes.pretrained(in_one_piece, Hyperparameters(), 500)) == 1
@@ -335,6 +338,10 @@ def test_tuning_last_stages_costs_less_than_tuning_the_network_once_for_each_fol
     of_stages, of_whole = (costs.expected_seconds(recipe, 500) for recipe in (stages, whole))
     assert of_stages < 2 * of_whole
     assert of_stages > costs.scaling_seconds(stages, 500, epochs=1) > 500 * costs.forward_seconds(whole, 256)
+    larger = replace(stages, tuned_resolution=256)
+    assert costs.scaling_seconds(larger, 500) == pytest.approx((256 / 192) ** 2 * costs.scaling_seconds(stages, 500))
+    assert costs.forward_seconds(larger, 256) == costs.forward_seconds(whole, 256) > costs.forward_seconds(stages, 256)
+    assert recipe_seconds(larger) == recipe_seconds(whole) > recipe_seconds(stages)
 
 
 def test_a_machine_is_as_slow_as_its_first_trial_would_have_been_without_reused_features() -> None:

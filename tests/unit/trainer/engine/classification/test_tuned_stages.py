@@ -25,7 +25,7 @@ from services.trainer.performance import Source
 from services.trainer.predictions import Predictions, read_predictions
 from services.trainer.recipe import Depth, Framing, Recipe, Split
 from services.vision import bundle, preprocess
-from services.vision.backbones import build
+from services.vision.backbones import Network, build
 from services.vision.card import WeightsSource
 from services.vision.classifier import Classifier
 from services.vision.weights import PretrainedWeights
@@ -116,7 +116,8 @@ def test_every_image_is_predicted_by_a_network_that_was_tuned_without_it(snapsho
     assert all(earlier <= later for earlier, later in pairwise(fractions))
 
 
-def test_the_bundle_answers_as_the_blend_does(snapshot, monkeypatch) -> None:
+@pytest.mark.parametrize("tuned_resolution", [0, 96])
+def test_the_bundle_answers_as_the_blend_does(snapshot, monkeypatch, tuned_resolution) -> None:
     """In a hold-out, whose logits are computed from maps and features; the bundle sees the images themselves."""
     big = write_snapshot(snapshot.parent / "big", per_category=20)
     noted: list[np.ndarray] = []
@@ -128,12 +129,13 @@ def test_the_bundle_answers_as_the_blend_does(snapshot, monkeypatch) -> None:
 
     monkeypatch.setattr(tuned_stages, "finish", noting)
     monkeypatch.setattr("services.trainer.engine.classification.companion.SHARES", (0.5,))
-    task = task_for(
-        big, stages_recipe(framings=(Framing.STRETCH, Framing.CROP), views=2), split=Split(holdout_fraction=0.2)
+    recipe = stages_recipe(
+        framings=(Framing.STRETCH, Framing.CROP), views=2, max_epochs=1, tuned_resolution=tuned_resolution
     )
-    result, _ = trained(task)
+    result, _ = trained(task_for(big, recipe, split=Split(holdout_fraction=0.2)))
     classifier = bundle.load(Path(result.bundle_directory), "cpu")
     assert isinstance(classifier, Classifier)
+    assert [one.rule.size for one in classifier.card.backbones] == [tuned_resolution or 64, 64, 64]
     images = open_images(big, "d")
     held_out = [row for row in range(60) if images.samples[row].record.image_id not in selected(result)]
     inputs = [classifier.prepare(images.read(row)) for row in held_out]
@@ -145,6 +147,30 @@ def selected(result: Result) -> set[int]:
     found = read_predictions(Path(result.predictions_path).read_bytes())
     assert isinstance(found, Predictions)
     return set(found.image_ids)
+
+
+def test_what_ships_has_the_mean_weights_of_all_networks_that_were_tuned(snapshot, monkeypatch) -> None:
+    tuned: list[Network] = []
+
+    def noting(self, rows, head, epochs, steps=None):
+        network = tune(self, rows, head, epochs, steps)
+        if steps is None:
+            tuned.append(network)
+        return network
+
+    tune = StageTuning.trained
+    monkeypatch.setattr(StageTuning, "trained", noting)
+    monkeypatch.setattr("services.trainer.engine.classification.companion.SHARES", (0.5,))
+    result, _ = trained(task_for(snapshot, stages_recipe()))
+    shipped = bundle.load(Path(result.bundle_directory), "cpu")
+    assert isinstance(shipped, Classifier)
+    assert len(tuned) == 5 + 1
+    network, *_ = shipped.network.networks()
+    of_each = zip(*(each.features.parameters() for each in tuned), strict=True)
+    means = [torch.stack(same).mean(dim=0) for same in of_each]
+    torch.testing.assert_close(list(network.features.parameters()), means, atol=1e-6, rtol=1e-4)
+    first, *_, last = (list(each.stages()[0].parameters())[0] for each in tuned)
+    assert not torch.equal(first, last)
 
 
 def test_the_same_task_gives_the_same_bundle(snapshot, tmp_path) -> None:
