@@ -12,6 +12,7 @@ BOTH = (Framing.STRETCH, Framing.CROP)  # which of them is better differs from s
 BOTH_UP_TO, MIRRORED_UP_TO = 20_000, 5_000  # images; of more, the features would fill the memory
 TUNED_FROM = 1_000  # images; with fewer, last stages are tuned on stored maps instead, which leaves no fold out
 STAGES_FROM = 120  # images; with 60 and fewer, tuning only made the network worse
+STAGES_UP_TO = 5_000  # images; of more, the maps would fill the memory
 TUNED_SHARE = 0.75  # of a frozen network's side, at which last stages are tuned: as good as the whole, at half the cost
 
 
@@ -28,7 +29,7 @@ def pretrained(
     """What follows if pretrained weights are available: `backbones`, in order of preference.
 
     Two networks that see images in both framings, and mirrored; then, with enough images, the first of them tuned from
-    its linear head, its predictions blended with theirs: its last stages, or with many images all of it.
+    its linear head, its predictions blended with theirs: its last stages, or with many images and the time for it, all.
     """
     several = backbones[:SEVERAL]
     framings = BOTH if image_count <= BOTH_UP_TO else BOTH[:1]
@@ -50,8 +51,6 @@ def pretrained(
         resolution=wanted.resolution or 0,
         names=not wanted.ignore_category_names,
     )
-    if image_count >= TUNED_FROM:
-        return [head, tuned]
     stages = replace(
         tuned,
         name=f"{backbones[0]}'s last stages tuned, with {'+'.join(several)}",
@@ -60,7 +59,9 @@ def pretrained(
         stored_maps=True,
         min_epochs=8,
     )
-    return [head, stages] if image_count >= STAGES_FROM and BACKBONES[backbones[0]].stage_starts else [head]
+    whole = [tuned] if image_count >= TUNED_FROM else []
+    in_part = STAGES_FROM <= image_count <= STAGES_UP_TO and BACKBONES[backbones[0]].stage_starts
+    return [head, *whole, *([stages] if in_part else [])]
 
 
 def _smaller_side(backbone: str) -> int:

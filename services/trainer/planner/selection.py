@@ -13,7 +13,6 @@ from services.vision.card import ModelKind
 
 MAX_REMEMBERED = 10_000
 MARGIN = 1.0  # standard errors by which a more expensive trial must win
-BLEND_MARGIN = 2.0  # if its parts were weighted on the very images on which it is compared
 # A detector is expected to be better if it repeats the best settings for longer, follows a head alone, is a more
 # accurate network, or sees a larger input; so is a classifier's head on more features. It loses only if it is worse by
 # more than the noise.
@@ -57,8 +56,6 @@ class Selection:
 
 def classifier_margin(later: Recipe) -> float:
     """Standard errors by which a classifier must be better than those before it."""
-    if later.stored_maps:
-        return BLEND_MARGIN
     return MARGIN if later.rung else EXPECTED_MARGIN
 
 

@@ -302,8 +302,8 @@ def test_a_fine_tuning_needs_many_images_and_follows_what_the_head_says_of_mirro
 
 def test_some_images_are_enough_to_tune_last_stages_on_stored_maps() -> None:
     known = ("mobilenet_v2", "efficientnet_lite2")
-    few, some, most, many = (
-        classifier_recipes.pretrained(known, Hyperparameters(), count) for count in (119, 120, 999, 1_000)
+    few, some, most, many, more = (
+        classifier_recipes.pretrained(known, Hyperparameters(), count) for count in (119, 120, 999, 1_000, 5_001)
     )
     assert [recipe.rung for recipe in few] == [0]
     assert [(recipe.rung, recipe.stored_maps) for recipe in some] == [(0, False), (1, True)]
@@ -311,12 +311,13 @@ def test_some_images_are_enough_to_tune_last_stages_on_stored_maps() -> None:
     assert (some[1].resolution, some[1].tuned_resolution) == (0, 192)
     (*_, asked) = classifier_recipes.pretrained(known, Hyperparameters(resolution=320), 120)
     assert (asked.resolution, asked.tuned_resolution) == (320, 0)
-    assert not many[1].stored_maps
+    assert [recipe.stored_maps for recipe in many] == [False, False, True]
+    assert [recipe.stored_maps for recipe in more] == [False, False]
     in_one_piece = ("tiny_vit_5m_224.dist_in22k_ft_in1k", "mobilenet_v2")
     assert len(classifier_recipes.pretrained(in_one_piece, Hyperparameters(), 500)) == 1
 
 
-@pytest.mark.parametrize(("images", "rungs"), [(300, [0, 0, 1]), (1_000, [0, 0, 1])])
+@pytest.mark.parametrize(("images", "rungs"), [(300, [0, 0, 1]), (1_000, [0, 0, 1, 1])])
 def test_without_held_out_images_tuning_is_measured_on_every_fold_or_if_it_is_large_on_the_first(
     images: int, rungs: list[int]
 ) -> None:
@@ -331,10 +332,7 @@ def test_without_held_out_images_tuning_is_measured_on_every_fold_or_if_it_is_la
 
 
 def test_tuning_last_stages_costs_less_than_tuning_the_network_once_for_each_fold() -> None:
-    (_, stages), (_, whole) = (
-        classifier_recipes.pretrained(("mobilenet_v2", "efficientnet_lite2"), Hyperparameters(), count)
-        for count in (500, 1_000)
-    )
+    _, whole, stages = classifier_recipes.pretrained(("mobilenet_v2", "efficientnet_lite2"), Hyperparameters(), 1_000)
     of_stages, of_whole = (costs.expected_seconds(recipe, 500) for recipe in (stages, whole))
     assert of_stages < 2 * of_whole
     assert of_stages > costs.scaling_seconds(stages, 500, epochs=1) > 500 * costs.forward_seconds(whole, 256)

@@ -80,16 +80,6 @@ async def test_a_fine_tuning_must_gain_more_than_the_noise() -> None:
     assert await Selection(blobs).best([linear, *tuned]) == tuned[1]
 
 
-async def test_a_blend_that_was_weighted_on_the_images_must_gain_twice_as_much() -> None:
-    blobs = MemoryBlobs()
-    linear, better, best = [await succeeded(blobs, number, right) for number, right in enumerate((80, 83, 86))]
-    tuned = [replace(trial, recipe=replace(trial.recipe, rung=1)) for trial in (better, best)]
-    assert await Selection(blobs).best([linear, tuned[0]]) == tuned[0]
-    blends = [replace(trial, recipe=replace(trial.recipe, stored_maps=True)) for trial in tuned]
-    assert await Selection(blobs).best([linear, blends[0]]) == linear
-    assert await Selection(blobs).best([linear, *blends]) == blends[1]
-
-
 async def test_only_images_that_both_predicted_count() -> None:
     blobs = MemoryBlobs()
     trials = [await succeeded(blobs, 0, 10, 100), await succeeded(blobs, 1, 9, 10)]
