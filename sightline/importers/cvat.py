@@ -6,6 +6,7 @@ from xml.etree.ElementTree import Element
 from sightline.importers.files import read_xml
 from sightline.importers.model import (
     Box,
+    BoxForm,
     Format,
     Imported,
     ImportFault,
@@ -78,7 +79,7 @@ def _around(shape: Element, notes: Notes) -> Xywh | None:
     if shape.tag == "ellipse":
         notes.count(OUTLINES)
         return one - three, two - four, 2 * three, 2 * four
-    box = one, two, three - one, four - two
+    box = BoxForm.XYXY.to_xywh(one, two, three, four)
     if not (degrees := number_of(shape.get("rotation")) or 0.0):
         return box
     notes.count("{count} rotated boxes were turned into the boxes around them")

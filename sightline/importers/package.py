@@ -130,7 +130,8 @@ def pack(
         raise ImagesUnresolved(imported.source, tuple(illegal), fix=fix)
     _check_names(imported)
     form = boxes or imported.box_form
-    _check_corners(imported, form)
+    if not boxes:
+        _check_corners(imported)
     _check_finite(imported, form)
     return Package(replace(imported, notes=(*imported.notes, *notes)), tuple(placed), form)
 
@@ -232,14 +233,15 @@ def fault_of_upload(file: Path, path: str) -> str:
     return f"the path {fault}, which the store does not accept; rename the file" if fault else ""
 
 
-def _check_corners(imported: Imported, form: BoxForm) -> None:
+def _check_corners(imported: Imported) -> None:
     """ImportFault if what should be the second corner is often not right of and below the first."""
     drawn = [box for image in imported.images for box in image.boxes]
     wrong = sum(box.width <= box.x or box.height <= box.y for box in drawn)
-    if form is BoxForm.XYXY and not imported.documents and wrong > 0.1 * len(drawn):
+    if imported.box_form is BoxForm.XYXY and wrong > 0.1 * len(drawn):
         raise ImportFault(
             f"{imported.source}: {wrong} of {len(drawn)} boxes have their second corner left of or above the first",
-            fix="if the numbers are left, top, width and height, have them read so (--boxes xywh)",
+            fix="if the numbers are left, top, width and height, have them read so (--boxes xywh); if they are corners, "
+            "say so (--boxes xyxy)",
         )
 
 

@@ -520,7 +520,7 @@ def test_every_faulty_line_of_csv_is_named(tmp_path: Path) -> None:
     ]
 
 
-def test_csv_with_sides_in_place_of_corners_is_refused_until_the_option_says_so(tmp_path: Path) -> None:
+def test_csv_whose_numbers_may_be_sides_is_refused_until_the_option_says_what_they_are(tmp_path: Path) -> None:
     exports.pictures(tmp_path, ["1.jpg"])
     (tmp_path / "labels.csv").write_text("1.jpg,cat,50,40,20,10\n1.jpg,cat,10,5,30,40\n")
     imported = read(tmp_path)
@@ -528,6 +528,7 @@ def test_csv_with_sides_in_place_of_corners_is_refused_until_the_option_says_so(
         pack(imported)
     assert "--boxes xywh" in caught.value.fix
     assert marks(pack(imported, boxes=BoxForm.XYWH)) == {"1.jpg": [("cat", [50, 40, 20, 10]), ("cat", [10, 5, 30, 40])]}
+    assert marks(pack(imported, boxes=BoxForm.XYXY)) == {"1.jpg": [("cat", [20, 10, 30, 30]), ("cat", [10, 5, 20, 35])]}
 
 
 @pytest.mark.parametrize(
