@@ -91,7 +91,7 @@ class ImportFault(ValueError):
 
 
 class Box(NamedTuple):
-    """A labelled box in pixels or fractions of the image's sides: left, top, width, height, or as `box_form` says."""
+    """A labelled box in pixels or fractions of the image's sides: left, top, width, height, or as its image says."""
 
     label: str
     x: float
@@ -113,6 +113,7 @@ class LabelledImage:
     other_names: tuple[str, ...] = ()  # further names for the file, if there is none with the first
     id: object = None  # as in the export
     entry: dict[str, Any] | None = None  # of a COCO file, which this was read from
+    box_form: BoxForm = BoxForm.XYWH  # what the numbers of its boxes are
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +142,6 @@ class Imported:
     detection: bool  # boxes rather than labels
     notes: tuple[str, ...] = ()
     documents: tuple[Document, ...] = ()  # of COCO: the files
-    box_form: BoxForm = BoxForm.XYWH
 
     def only(self, splits: Collection[str]) -> "Imported":
         """The part in these splits; ImportFault if one of them is not there."""

@@ -73,7 +73,7 @@ class Package:
 
     imported: Imported
     placed: tuple[Placed, ...]
-    box_form: BoxForm
+    box_form: BoxForm  # of the boxes in COCO files
     excluded: frozenset[str] = frozenset()  # paths of images that belong to another part
 
     @property
@@ -113,6 +113,8 @@ def pack(
     """
     if boxes is not None and imported.format not in (Format.COCO, Format.CSV):
         raise ImportFault(f"what the numbers of a box are is known for {imported.format}; leave out --boxes")
+    if boxes:
+        imported = replace(imported, images=tuple(replace(image, box_form=boxes) for image in imported.images))
     files = _files(imported, {url: (folder, _resolver(folder)) for url, folder in (url_prefixes or {}).items()})
     placed: list[Placed] = []
     taken: dict[str, Path] = {}
@@ -129,11 +131,10 @@ def pack(
         fix = "rename or remove these files" if imported.format is Format.FOLDERS else ""
         raise ImagesUnresolved(imported.source, tuple(illegal), fix=fix)
     _check_names(imported)
-    form = boxes or imported.box_form
     if not boxes:
         _check_corners(imported)
-    _check_finite(imported, form)
-    return Package(replace(imported, notes=(*imported.notes, *notes)), tuple(placed), form)
+    _check_finite(imported)
+    return Package(replace(imported, notes=(*imported.notes, *notes)), tuple(placed), boxes or BoxForm.XYWH)
 
 
 def _check_names(imported: Imported) -> None:
@@ -235,21 +236,23 @@ def fault_of_upload(file: Path, path: str) -> str:
 
 def _check_corners(imported: Imported) -> None:
     """ImportFault if what should be the second corner is often not right of and below the first."""
-    drawn = [box for image in imported.images for box in image.boxes]
+    drawn = [box for image in imported.images if image.box_form is BoxForm.XYXY for box in image.boxes]
     wrong = sum(box.width <= box.x or box.height <= box.y for box in drawn)
-    if imported.box_form is BoxForm.XYXY and wrong > 0.1 * len(drawn):
+    if wrong > 0.1 * len(drawn):
         raise ImportFault(
             f"{imported.source}: {wrong} of {len(drawn)} boxes have their second corner left of or above the first",
-            fix="if the numbers are left, top, width and height, have them read so (--boxes xywh); if they are corners, "
-            "say so (--boxes xyxy)",
+            fix="if the numbers are left, top, width and height, have them read so (--boxes xywh); "
+            "if they are corners, say so (--boxes xyxy)",
         )
 
 
-def _check_finite(imported: Imported, form: BoxForm) -> None:
+def _check_finite(imported: Imported) -> None:
     """ImportFault with every box whose numbers are too large to be calculated with."""
     images = imported.images if not imported.documents else ()  # the service judges those of COCO files
     drawn = ((image, box) for image in images for box in image.boxes)
-    faults = [f"{image.name}: {box.label}" for image, box in drawn if not isfinite(sum(form.to_xywh(*box[1:])))]
+    faults = [
+        f"{image.name}: {box.label}" for image, box in drawn if not isfinite(sum(image.box_form.to_xywh(*box[1:])))
+    ]
     if faults:
         raise ImportFault(f"{imported.source}: boxes are larger than any image", faults, fix="correct their numbers")
 
@@ -266,17 +269,17 @@ def _coco(package: Package, left_out: Collection[str]) -> dict[str, Any]:
         sides = {"width": placed.image.width, "height": placed.image.height}
         known = {side: value for side, value in sides.items() if value} if all(sides.values()) else {}
         images.append({"id": number, "file_name": placed.path, **known})
-        for mark in _marks(placed.image, numbers, package):
+        for mark in _marks(placed.image, numbers, detection=imported.detection):
             annotations.append({"id": len(annotations) + 1, "image_id": number, **mark})
     categories = [{"id": number, "name": name} for name, number in numbers.items()]
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def _marks(image: LabelledImage, numbers: Mapping[str, int], package: Package) -> Iterator[dict[str, Any]]:
-    if not package.imported.detection:
+def _marks(image: LabelledImage, numbers: Mapping[str, int], *, detection: bool) -> Iterator[dict[str, Any]]:
+    if not detection:
         yield from ({"category_id": numbers[label]} for label in image.labels)
     for label, *numbers_ in image.boxes:
-        yield {"category_id": numbers[label], "bbox": list(package.box_form.to_xywh(*numbers_))}
+        yield {"category_id": numbers[label], "bbox": list(image.box_form.to_xywh(*numbers_))}
 
 
 def _document_names(imported: Imported) -> list[str]:

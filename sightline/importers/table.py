@@ -97,12 +97,10 @@ def read(file: Path) -> Imported:
     names = _descriptions(file, found.values(), notes)
     form = EDGES.get(table.box, BoxForm.XYWH)
     sided = _have_sides(found.values(), form, notes)
-    images = tuple(_image(path, one, names, sided=sided) for path, one in found.items())
+    images = tuple(_image(path, one, names, form, sided=sided) for path, one in found.items())
     if table.box and (empty := sum(not image.boxes for image in images)):
         notes.add(f"{empty} images have no box and count as background")
-    return Imported(
-        Format.CSV, file, file.parent, images, in_order(images), bool(table.box), notes.all(), box_form=form
-    )
+    return Imported(Format.CSV, file, file.parent, images, in_order(images), bool(table.box), notes.all())
 
 
 def _is_absent(row: Sequence[str], table: Table) -> bool:
@@ -142,11 +140,11 @@ def _have_sides(found: Collection[_Found], form: BoxForm, notes: Notes) -> bool:
     return sided
 
 
-def _image(path: str, found: _Found, names: Mapping[str, str], *, sided: bool) -> LabelledImage:
+def _image(path: str, found: _Found, names: Mapping[str, str], form: BoxForm, *, sided: bool) -> LabelledImage:
     labels = tuple(names.get(label, label) for label in found.labels)
     boxes = tuple(box._replace(label=names.get(box.label, box.label)) for box in found.boxes)
     width, height = next(iter(found.sides), (None, None)) if sided else (None, None)
-    return LabelledImage(path, labels, boxes, found.split, width, height, id=path)
+    return LabelledImage(path, labels, boxes, found.split, width, height, id=path, box_form=form)
 
 
 def rows_of(file: Path) -> list[list[str]]:

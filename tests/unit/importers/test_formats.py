@@ -378,6 +378,14 @@ def test_one_csv_per_split_as_roboflow_exports_it_for_tensorflow(tmp_path: Path)
     assert marks(pack(imported)) == {f"{split}/1.jpg": BOXES[:1] for split in ("train", "test")}
 
 
+def test_each_csv_of_several_splits_has_columns_of_its_own(tmp_path: Path) -> None:
+    tables = {"train": "x1,y1,x2,y2\n1.jpg,cat,8,6,48,36", "val": "cx,cy,w,h\n1.jpg,cat,28,21,40,30"}
+    for split, table in tables.items():
+        exports.pictures(tmp_path / split, ["1.jpg"])
+        (tmp_path / split / "labels.csv").write_text(f"path,label,{table}\n")
+    assert marks(pack(read(tmp_path))) == {f"{split}/1.jpg": BOXES[:1] for split in tables}
+
+
 CSVS = {
     "plain": ("1.jpg,cat\n2.jpg,dog\n", {"1.jpg": [("cat", [])], "2.jpg": [("dog", [])]}),
     "header": ("label;path\ncat;1.jpg\ndog;2.jpg\n", {"1.jpg": [("cat", [])], "2.jpg": [("dog", [])]}),
