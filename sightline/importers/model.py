@@ -142,6 +142,7 @@ class Imported:
     detection: bool  # boxes rather than labels
     notes: tuple[str, ...] = ()
     documents: tuple[Document, ...] = ()  # of COCO: the files
+    whole: bool = True  # not only some of its splits
 
     def only(self, splits: Collection[str]) -> "Imported":
         """The part in these splits; ImportFault if one of them is not there."""
@@ -150,7 +151,8 @@ class Imported:
             problem = f"{self.source} has no split {', '.join(absent)}; it has {listed}"
             raise ImportFault(problem, fix="leave out --split, or name one that it has")
         documents = tuple(document for document in self.documents if document.split in splits)
-        return replace(self, images=tuple(one for one in self.images if one.split in splits), documents=documents)
+        images = tuple(one for one in self.images if one.split in splits)
+        return replace(self, images=images, documents=documents, whole=False)
 
     @property
     def splits(self) -> dict[str, int]:

@@ -18,11 +18,12 @@ from sightline.importers.model import (
     ImportFault,
     LabelledImage,
     Xywh,
+    is_image,
     number_of,
     objects,
     text_of,
 )
-from sightline.importers.names import Match, Resolver, leaves_folder, slashed, unshared
+from sightline.importers.names import Match, Resolver, folded, leaves_folder, slashed, unshared
 from sightline.importers.per_image import folder_of, paired
 from sightline.text import fault_of_text, replaced, shown
 
@@ -85,6 +86,15 @@ class Package:
     def size_bytes(self) -> int:
         """The size of the images."""
         return sum(file.stat().st_size for file in {placed.file for placed in self.included})
+
+    @property
+    def unnamed(self) -> list[str]:
+        """The images beside these that the annotations do not name, as paths; none if splits were chosen."""
+        files = [placed.file for placed in self.placed] if self.imported.whole else []
+        named = {folded(str(file)) for file in files}
+        beside = (file for folder in {file.parent for file in files} for file in folder.iterdir() if is_image(file))
+        rest = (file for file in beside if folded(str(file)) not in named and file.is_file())
+        return sorted(upload_path(file, self.imported.folder) for file in rest)
 
     def without(self, paths: Collection[str]) -> "Package":
         """The part without the images of these paths."""

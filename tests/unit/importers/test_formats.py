@@ -627,3 +627,25 @@ def test_a_folder_that_is_not_recognised_says_what_it_has(tmp_path: Path, files:
         read(tmp_path)
     assert says in caught.value.message
     assert caught.value.fix
+
+
+NAMES_ONE = {
+    "labels.csv": "path,label\nphotos/1.jpg,cat\n",
+    "labels.jsonl": '{"file_name": "photos/1.jpg", "label": "cat"}\n',
+    "photos/1.json": '{"shapes": [], "imagePath": "1.jpg", "flags": {"cat": true}}',
+    "photos/1.xml": "<annotation><filename>1.jpg</filename></annotation>",
+    "coco.json": '{"images": [{"id": 1, "file_name": "photos/1.jpg"}], "annotations": []}',
+}
+
+
+@pytest.mark.parametrize("name", NAMES_ONE)
+def test_images_beside_the_others_that_the_annotations_do_not_name_are_known(tmp_path: Path, name: str) -> None:
+    exports.pictures(tmp_path, ["photos/1.jpg", "photos/2.jpg", "photos/3.PNG", "photos/.4.jpg", "masks/1.png"])
+    (tmp_path / name).write_text(NAMES_ONE[name])
+    assert pack(read(tmp_path)).unnamed == ["photos/2.jpg", "photos/3.PNG"]
+
+
+def test_images_of_splits_that_were_not_chosen_do_not_count_as_unnamed(tmp_path: Path) -> None:
+    exports.pictures(tmp_path, ["1.jpg", "2.jpg"])
+    (tmp_path / "labels.csv").write_text("path,label,split\n1.jpg,cat,train\n2.jpg,dog,test\n")
+    assert pack(read(tmp_path).only(["train"])).unnamed == []
