@@ -156,7 +156,7 @@ def rows_of(file: Path) -> list[list[str]]:
     delimiter = told[1] if told else max(",;\t", key=line.count)
     csv.field_size_limit(1 << 24)
     try:
-        rows = [[cell.strip() for cell in row] for row in csv.reader(StringIO(text), delimiter=delimiter)]
+        rows = [[cell.strip() for cell in row] for row in csv.reader(StringIO(text, newline=None), delimiter=delimiter)]
     except csv.Error as error:
         raise ImportFault(f"{file} cannot be read as CSV: {error}") from None
     if not line or len(rows[0]) < 2:
@@ -251,7 +251,7 @@ def _descriptions(file: Path, found: Iterable[_Found], notes: Notes) -> dict[str
 
 
 def _flags(head: Sequence[str], columns: dict[str, int], sample: Sequence[Sequence[str]]) -> dict[str, int]:
-    """Columns that hold only 0 and 1, if there are at least two."""
+    """Columns that hold only 0 and 1, or false and true, if there are at least two."""
     taken = set(columns.values())
     found = {
         name.strip(): place
@@ -259,13 +259,17 @@ def _flags(head: Sequence[str], columns: dict[str, int], sample: Sequence[Sequen
         if place not in taken
         and name.strip()
         and sample
-        and all(place < len(row) and number_of(row[place]) in (0, 1) for row in sample)
+        and all(place < len(row) and _flag(row[place]) in (0, 1) for row in sample)
     }
     return found if len(found) > 1 else {}
 
 
 def _is_set(row: Sequence[str], place: int) -> bool:
-    return place < len(row) and number_of(row[place]) == 1
+    return place < len(row) and _flag(row[place]) == 1
+
+
+def _flag(cell: str) -> float | None:
+    return {"false": 0, "true": 1}.get(cell.lower(), number_of(cell))
 
 
 def _box(label: str, names: Sequence[str], edges: Sequence[str]) -> Box | str:

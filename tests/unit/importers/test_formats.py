@@ -423,6 +423,8 @@ TAGS = {
     "sides of the image": "photo,width,height,species\n1.jpg,80,60,cat\n2.jpg,80,60,dog\n",
     "splits": "1.jpg,train,cat\n2.jpg,val,dog\n",
     "flags": "photo,cat,dog,cow,hen,pig\n1.jpg,1,0,0,0,0\n2.jpg,0,1,0,0,0\n",
+    "flags of pandas": "photo,cat,dog\n1.jpg,True,False\n2.jpg,False,True\n",
+    "line ends of the first Macs": "path,label\r1.jpg,cat\r2.jpg,dog\r",
     "Excel's line for the separator": "sep=;\npath;label\n1.jpg;cat\n2.jpg;dog\n",
 }
 
