@@ -34,7 +34,10 @@ EXPECTED = (
     "FiftyOne; XML of CVAT"
 )
 MOST_FAULTS = 10  # of files that cannot be parsed
-DATA = {".json", ".jsonl", ".ndjson", ".manifest", ".csv", ".tsv", ".xml", ".parquet", ".arrow", ".tfrecord", ".record"}
+DATA = {
+    *(".json", ".jsonl", ".ndjson", ".manifest", ".csv", ".tsv", ".xml", ".xlsx", ".xls"),
+    *(".parquet", ".arrow", ".tfrecord", ".record"),
+}
 
 
 class _Part(NamedTuple):
@@ -297,15 +300,14 @@ def _content(source: Path) -> tuple[str, str]:
 
 
 def _unreadable(source: Path) -> list[str]:
-    """Why files that might be annotations cannot be parsed."""
+    """Why files that might be annotations cannot be read."""
+    readers: dict[str, Callable[[Path], object]] = {".json": read_json, ".xml": read_xml}
+    readers |= {".csv": table.read, ".tsv": table.read} | dict.fromkeys(lines.SUFFIXES, lines.read)
     faults: list[str] = []
     for name in walk(source) if source.is_dir() else ():
-        suffix = Path(name).suffix.lower()
         try:
-            if suffix == ".json":
-                read_json(source / name)
-            elif suffix == ".xml":
-                read_xml(source / name)
+            if reader := readers.get(Path(name).suffix.lower()):
+                reader(source / name)
         except ImportFault as error:
             faults.append(error.message)
         if len(faults) == MOST_FAULTS:

@@ -631,6 +631,26 @@ def test_a_folder_that_is_not_recognised_says_what_it_has(tmp_path: Path, files:
     assert caught.value.fix
 
 
+@pytest.mark.parametrize(
+    ("name", "data", "says"),
+    [
+        ("a.csv", "path,label\n1.jpg,Kätzchen\n".encode("latin-1"), "a.csv is not in UTF-8 (byte 18)"),
+        ("a.csv", b"path,cat,dog\n1.jpg,0.9,0.1\n", "a.csv has no column for the label: path, cat, dog"),
+        ("a.jsonl", b'[{"file_name": "1.jpg"},', "a.jsonl, line 1 cannot be read as JSON"),
+        ("a.json", b'{"images": [', "a.json cannot be read as JSON"),
+        ("a.xml", b"<annotation>", "a.xml cannot be read as XML"),
+    ],
+)
+def test_a_folder_that_is_not_recognised_says_why_a_file_cannot_be_read(
+    tmp_path: Path, name: str, data: bytes, says: str
+) -> None:
+    exports.pictures(tmp_path, ["1.jpg"])
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ImportFault) as caught:
+        read(tmp_path)
+    assert says in "\n".join((caught.value.message, *caught.value.faults))
+
+
 NAMES_ONE = {
     "labels.csv": "path,label\nphotos/1.jpg,cat\n",
     "labels.jsonl": '{"file_name": "photos/1.jpg", "label": "cat"}\n',
