@@ -63,6 +63,9 @@ def read(source: Path, *, form: Format | None = None, images: Path | None = None
     imported = _merged(source, found, parts) if parts else _readers()[found](file, images)
     if not imported.images and not imported.documents:
         raise ImportFault(f"{source} was read as {TITLES[found]}, but names no images")
+    if not imported.documents and not any(image.labels or image.boxes for image in imported.images):
+        problem = f"{source} was read as {TITLES[found]}, but none of its images has a label or a box"
+        raise ImportFault(problem, imported.notes, fix="name another form with --format, or annotate the images")
     folder = images or imported.folder
     if images is None and source.is_dir() and file != source and found in _APART:
         folder = source

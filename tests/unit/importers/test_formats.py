@@ -655,7 +655,8 @@ NAMES_ONE = {
     "labels.csv": "path,label\nphotos/1.jpg,cat\n",
     "labels.jsonl": '{"file_name": "photos/1.jpg", "label": "cat"}\n',
     "photos/1.json": '{"shapes": [], "imagePath": "1.jpg", "flags": {"cat": true}}',
-    "photos/1.xml": "<annotation><filename>1.jpg</filename></annotation>",
+    "photos/1.xml": "<annotation><filename>1.jpg</filename><object><name>cat</name><bndbox><xmin>1</xmin><ymin>1</ymin>"
+    "<xmax>9</xmax><ymax>9</ymax></bndbox></object></annotation>",
     "coco.json": '{"images": [{"id": 1, "file_name": "photos/1.jpg"}], "annotations": []}',
 }
 

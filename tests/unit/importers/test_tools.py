@@ -376,9 +376,11 @@ def test_fields_of_hugging_face_have_many_names(tmp_path: Path, fields: dict[str
         ({"objects": {"rects": [PIXELS], "kinds": ["cat"]}}, "its objects have no bbox, but rects, kinds"),
         ({"objects": [PIXELS]}, "1 of its labels lack a name or a number"),
         ({"objects": "[]"}, "its objects are neither a list nor an object"),
+        ({"label": True}, "1 of its labels lack a name or a number"),
+        ({"label": {"id": 1}}, "1 of its labels lack a name or a number"),
     ],
 )
-def test_boxes_of_hugging_face_that_are_not_clear_are_refused(
+def test_labels_of_hugging_face_that_are_not_clear_are_refused(
     tmp_path: Path, fields: dict[str, Any], says: str
 ) -> None:
     file = tmp_path / "metadata.jsonl"
@@ -459,7 +461,7 @@ def test_a_name_longer_than_any_files_is_an_image_that_is_not_there(tmp_path: Pa
 
 def test_a_path_longer_than_any_folders_in_a_yaml_is_not_there(tmp_path: Path) -> None:
     pictures(tmp_path / "images", ["1.jpg"])
-    (tmp_path / "images" / "1.txt").write_text("")
+    (tmp_path / "images" / "1.txt").write_text("0 .5 .5 .5 .5")
     (tmp_path / "data.yaml").write_text(f"path: {'x' * 5000}\ntrain: {'y' * 5000}\nval: images\nnames: [cat]\n")
     assert [image.name for image in read(tmp_path).images] == ["images/1.jpg"]
 
@@ -470,3 +472,24 @@ def test_a_table_whose_lines_have_no_label_has_no_columns(tmp_path: Path, text: 
     (tmp_path / "a.csv").write_text(text)
     with pytest.raises(ImportFault, match=r"has no columns|which column names the images"):
         read(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "left_out"),
+    [
+        ("metadata.jsonl", '{"file_name": "1.jpg", "text": "a cat"}\n', ()),
+        (
+            "annotations.xml",
+            '<annotations><image name="1.jpg"><cuboid label="cat"/></image></annotations>',
+            ("1 shapes of the kind cuboid are left out",),
+        ),
+    ],
+)
+def test_an_export_without_a_label_is_refused_with_what_is_left_out(
+    tmp_path: Path, name: str, text: str, left_out: tuple[str, ...]
+) -> None:
+    pictures(tmp_path, ["1.jpg"])
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ImportFault, match="none of its images has a label or a box") as caught:
+        read(tmp_path)
+    assert caught.value.faults == left_out
