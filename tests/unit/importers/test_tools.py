@@ -493,3 +493,19 @@ def test_an_export_without_a_label_is_refused_with_what_is_left_out(
     with pytest.raises(ImportFault, match="none of its images has a label or a box") as caught:
         read(tmp_path)
     assert caught.value.faults == left_out
+
+
+@pytest.mark.parametrize("image", [{}, {"image": {"path": "1.jpg"}}])
+def test_subsets_of_datumaro_may_have_images_of_the_same_name(tmp_path: Path, image: dict[str, Any]) -> None:
+    labels = {"label": {"labels": [{"name": "train"}, {"name": "val"}]}}
+    for number, subset in enumerate(("train", "val")):
+        pictures(tmp_path / "images" / subset, ["1.jpg"])
+        item = {"id": "1", "annotations": [{"type": "label", "label_id": number}], **image}
+        written(tmp_path, f"annotations/{subset}.json", json.dumps({"items": [item], "categories": labels}))
+    assert marks(pack(read(tmp_path))) == {f"images/{name}/1.jpg": [(name, [])] for name in ("train", "val")}
+
+
+def test_a_yaml_that_is_nested_too_deeply_is_named(tmp_path: Path) -> None:
+    written(tmp_path, "data.yaml", f"names: {'[' * 3000}{']' * 3000}")
+    with pytest.raises(ImportFault, match=r"data\.yaml cannot be read as YAML: maximum recursion depth exceeded"):
+        read(tmp_path)
