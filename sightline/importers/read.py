@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ from sightline.importers import (
     voc,
     yolo,
 )
-from sightline.importers.files import images_in, is_packed, read_json, read_xml, subfolders, walk
+from sightline.importers.files import JUNK, images_in, is_packed, read_json, read_xml, subfolders, walk
 from sightline.importers.model import TITLES, Format, Imported, ImportFault, in_order, is_image, split_of
 from sightline.importers.names import folded
 from sightline.importers.yolo_labels import texts_of_images
@@ -59,6 +60,8 @@ def read(source: Path, *, form: Format | None = None, images: Path | None = None
     if images is not None and not images.is_dir():
         raise ImportFault(f"there is no folder {images}", fix="check the path after --images")
     found, file = (form, _main_file(source, form)) if form else recognise(source)
+    if file.is_dir() and file != source:
+        return read(file, form=found, images=images)
     parts = _of_splits(source) if file == source and source.is_dir() and found in _APART else []
     imported = _merged(source, found, parts) if parts else _readers()[found](file, images)
     if not imported.images and not imported.documents:
@@ -66,6 +69,9 @@ def read(source: Path, *, form: Format | None = None, images: Path | None = None
     if not imported.documents and not any(image.labels or image.boxes for image in imported.images):
         problem = f"{source} was read as {TITLES[found]}, but none of its images has a label or a box"
         raise ImportFault(problem, imported.notes, fix="name another form with --format, or annotate the images")
+    if form is None and found is Format.FOLDERS and (unread := _annotations_below(source)):
+        note = f"not read, as the folders' names are the labels: {', '.join(unread)}"
+        imported = replace(imported, notes=(*imported.notes, note))
     folder = images or imported.folder
     if images is None and source.is_dir() and file != source and found in _APART:
         folder = source
@@ -182,15 +188,34 @@ def _of_folder(folder: Path) -> tuple[Format, Path] | None:
     if single:
         listed = ", ".join(f"{file.name} ({TITLES[form]})" for form, file in single[:5])
         raise ImportFault(f"{folder} has several files that could be meant: {listed}", fix="choose one of them")
-    if supervisely.looks_like(folder):
-        return Format.SUPERVISELY, folder
-    if labelme.looks_like(folder):
-        return Format.LABELME, folder
-    if yolo.looks_like(folder):
-        return Format.YOLO, folder
-    if voc.looks_like(folder):
-        return Format.VOC, folder
-    return (Format.FOLDERS, folder) if folders.looks_like(folder) else None
+    if within := _in_only_folder(folder):
+        return within
+    return next(((form, folder) for form, looks_like in _LOOKS.items() if looks_like(folder)), None)
+
+
+def _in_only_folder(folder: Path) -> tuple[Format, Path] | None:
+    """The form of the folder that has everything, as archives often do, and where it is; None for a split or class."""
+    listed = [one for one in folder.iterdir() if not one.name.startswith(".") and one.name not in JUNK]
+    if len(listed) != 1 or not listed[0].is_dir() or split_of(listed[0].name):
+        return None
+    form, place = _of_folder(listed[0]) or (Format.FOLDERS, folder)
+    return None if form is Format.FOLDERS else (form, place if place.is_dir() else listed[0])
+
+
+_LOOKS: dict[Format, Callable[[Path], bool]] = {
+    Format.SUPERVISELY: supervisely.looks_like,
+    Format.LABELME: labelme.looks_like,
+    Format.YOLO: yolo.looks_like,
+    Format.VOC: voc.looks_like,
+    Format.FOLDERS: folders.looks_like,
+}  # of forms with many files of annotations, or none
+
+
+def _annotations_below(folder: Path) -> list[str]:
+    """The first files in folders below that annotate images."""
+    names = islice((name for name in walk(folder) if Path(name).suffix.lower() in DATA), MOST_FAULTS)
+    found = ((name, _of_annotation_file(folder / name)) for name in names)
+    return [f"{name} ({TITLES[form]})" for name, form in found if form]
 
 
 def _is_of_folders(folder: Path, file: Path) -> bool:

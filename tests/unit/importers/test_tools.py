@@ -6,6 +6,7 @@ Both measure 80 x 60 pixels, and the boxes are [8, 6, 40, 30], in whatever way t
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from sightline.importers.model import Format, ImportFault
 from sightline.importers.package import pack
 from sightline.importers.read import read
+from tests.unit.importers import exports
 from tests.unit.importers.exports import coco_file, pictures
 from tests.unit.importers.test_formats import marks, told
 
@@ -509,3 +511,20 @@ def test_a_yaml_that_is_nested_too_deeply_is_named(tmp_path: Path) -> None:
     written(tmp_path, "data.yaml", f"names: {'[' * 3000}{']' * 3000}")
     with pytest.raises(ImportFault, match=r"data\.yaml cannot be read as YAML: maximum recursion depth exceeded"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("make", [exports.label_studio, exports.yolo, exports.voc, exports.createml])
+def test_an_export_may_be_in_a_folder_in_the_one_that_is_named(tmp_path: Path, make: Callable[[Path], Path]) -> None:
+    (tmp_path / "download" / "export").mkdir(parents=True)
+    (tmp_path / ".DS_Store").write_bytes(b"")
+    make(tmp_path / "download" / "export")
+    found, direct = (pack(read(source)) for source in (tmp_path, tmp_path / "download" / "export"))
+    assert (found.imported.format, marks(found)) == (direct.imported.format, marks(direct))
+
+
+def test_annotations_below_the_folders_of_classes_are_told(tmp_path: Path) -> None:
+    for job in ("job1", "job2"):
+        (tmp_path / job).mkdir()
+        exports.cvat(tmp_path / job)
+    listed = "job1/annotations.xml (CVAT for images), job2/annotations.xml (CVAT for images)"
+    assert f"note: not read, as the folders' names are the labels: {listed}" in told(read(tmp_path))
