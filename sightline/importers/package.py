@@ -10,6 +10,7 @@ from typing import Any
 from sightline.blob_keys import fault_of_key
 from sightline.importers.coco import STORE, URIS, ids_of_images, key_of
 from sightline.importers.files import is_there, walk
+from sightline.importers.folders import packed_in
 from sightline.importers.model import (
     BoxForm,
     Document,
@@ -187,7 +188,9 @@ def _files(imported: Imported, prefixes: Mapping[str, Mapped]) -> dict[tuple[str
                 for image in rest
                 if not (match := matches[image.name, image.split]).path
             )
-            raise ImagesUnresolved(imported.source, missing)
+            packed = packed_in(imported.folder)
+            fix = f"unpack {', '.join(packed)} if that has the images" if packed else ""
+            raise ImagesUnresolved(imported.source, missing, fix=fix)
     return found
 
 

@@ -337,7 +337,7 @@ def _unreadable(source: Path) -> list[str]:
             if reader := readers.get(Path(name).suffix.lower()):
                 reader(source / name)
         except ImportFault as error:
-            faults.append(error.message)
+            faults.append(": ".join((error.message, *error.faults[:1])))
         if len(faults) == MOST_FAULTS:
             break
     return faults

@@ -637,6 +637,7 @@ def test_a_folder_that_is_not_recognised_says_what_it_has(tmp_path: Path, files:
         ("a.csv", "path,label\n1.jpg,Kätzchen\n".encode("latin-1"), "a.csv is not in UTF-8 (byte 18)"),
         ("a.csv", b"path,cat,dog\n1.jpg,0.9,0.1\n", "a.csv has no column for the label: path, cat, dog"),
         ("a.jsonl", b'[{"file_name": "1.jpg"},', "a.jsonl, line 1 cannot be read as JSON"),
+        ("a.jsonl", b'{"name": "1.jpg"}', "a.jsonl: 1 lines cannot be read: line 1: it names no image"),
         ("a.json", b'{"images": [', "a.json cannot be read as JSON"),
         ("a.xml", b"<annotation>", "a.xml cannot be read as XML"),
     ],

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from sightline.importers.model import Format, ImportFault
-from sightline.importers.package import pack
+from sightline.importers.package import ImagesUnresolved, pack
 from sightline.importers.read import read
 from tests.unit.importers import exports
 from tests.unit.importers.exports import coco_file, pictures
@@ -528,3 +528,11 @@ def test_annotations_below_the_folders_of_classes_are_told(tmp_path: Path) -> No
         exports.cvat(tmp_path / job)
     listed = "job1/annotations.xml (CVAT for images), job2/annotations.xml (CVAT for images)"
     assert f"note: not read, as the folders' names are the labels: {listed}" in told(read(tmp_path))
+
+
+def test_an_archive_beside_annotations_whose_images_are_missing_is_to_be_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "images.zip").write_bytes(b"")
+    (tmp_path / "labels.csv").write_text("path,label\n1.jpg,cat\n")
+    with pytest.raises(ImagesUnresolved) as caught:
+        pack(read(tmp_path))
+    assert caught.value.fix == "unpack images.zip if that has the images"
