@@ -24,7 +24,7 @@ from sightline.importers import (
     voc,
     yolo,
 )
-from sightline.importers.files import JUNK, images_in, is_packed, read_json, read_xml, subfolders, walk
+from sightline.importers.files import JUNK, has_images, images_in, is_packed, read_json, read_xml, subfolders, walk
 from sightline.importers.model import TITLES, Format, Imported, ImportFault, in_order, is_image, split_of
 from sightline.importers.names import folded
 from sightline.importers.yolo_labels import texts_of_images
@@ -35,6 +35,7 @@ EXPECTED = (
     "FiftyOne; XML of CVAT"
 )
 MOST_FAULTS = 10  # of files that cannot be parsed
+FEW = 10  # files beside the one of annotations
 DATA = {
     *(".json", ".jsonl", ".ndjson", ".manifest", ".csv", ".tsv", ".xml", ".xlsx", ".xls"),
     *(".parquet", ".arrow", ".tfrecord", ".record"),
@@ -180,7 +181,7 @@ def _of_folder(folder: Path) -> tuple[Format, Path] | None:
         return Format.YOLO, folder
     if datumaro.files_in(folder):
         return Format.DATUMARO, folder
-    single = _annotation_files(folder)
+    single = _annotation_files(folder) or _annotation_file_beside(folder)
     if len(single) == 1:
         return single[0]
     if parts := _of_splits(folder):
@@ -232,6 +233,13 @@ def _is_of_folders(folder: Path, file: Path) -> bool:
 def _annotation_files(folder: Path) -> list[tuple[Format, Path]]:
     """The files in a folder that annotate all images, each with its form."""
     return [(form, file) for file in sorted(folder.iterdir()) if (form := _of_annotation_file(file))]
+
+
+def _annotation_file_beside(folder: Path) -> list[tuple[Format, Path]]:
+    """The file that annotates all images, if it is in a folder with few files and no image; empty if there are more."""
+    places = (one for one in subfolders(folder) if len([*one.iterdir()]) <= FEW and not has_images(one))
+    found = [pair for place in places for pair in _annotation_files(place)]
+    return found if len(found) == 1 else []
 
 
 def _of_splits(folder: Path) -> list[_Part]:

@@ -536,3 +536,8 @@ def test_an_archive_beside_annotations_whose_images_are_missing_is_to_be_unpacke
     with pytest.raises(ImagesUnresolved) as caught:
         pack(read(tmp_path))
     assert caught.value.fix == "unpack images.zip if that has the images"
+
+
+def test_a_file_of_annotations_may_be_in_a_folder_beside_the_images(tmp_path: Path) -> None:
+    written(tmp_path, "annotations/labels.csv", "path,label\n1.jpg,cat\n2.jpg,dog\n")
+    assert marks(pack(read(tmp_path))) == {"images/1.jpg": [("cat", [])], "images/2.jpg": [("dog", [])]}
