@@ -97,14 +97,13 @@ async def serve(settings: PredictorSettings, stop: asyncio.Event) -> None:
         servicer = PredictionServicer(predictor, clock, batches)
         checks = {"AnalyzeImage": predictor.check, "ModelInfer": predictor.check}
         service = Service(DESCRIPTOR, add_PredictionServiceServicer_to_server, servicer, settings.request_bytes, checks)
-        preload = Preload(predictor.load_model, settings.preloaded, clock)
-        ready = preload.ready if settings.preloaded else None
-        inference = InferenceServicer(predictor, clock, ready)
+        preload = Preload(predictor, settings.preloaded, clock)
+        inference = InferenceServicer(predictor, clock, preload.ready)
         served = [
             service,
             Service(INFERENCE, add_GRPCInferenceServiceServicer_to_server, inference, settings.request_bytes, checks),
         ]
-        server = Server("predictor", settings, telemetry, served, ready, ready_every_seconds=0.5)
+        server = Server("predictor", settings, telemetry, served, preload.ready, ready_every_seconds=0.5)
         background = {"preload": preload.run()}
         if settings.batch_predictions:
             datasets = await stack.enter_async_context(

@@ -98,6 +98,11 @@ class Predictor:
         self._explanations = Places("Explanations", limits.max_explanations, "SIGHTLINE_MAX_EXPLANATIONS", telemetry)
         self.streamed = asyncio.Semaphore(limits.max_streamed)  # places of the images that come in streams
 
+    @property
+    def can_decode(self) -> bool:
+        """Whether there are processes that decode images."""
+        return self._decoders.is_ready
+
     def check(self, seconds: float | None) -> None:
         """Before an image has come: QueueFull, TooBusy or DeadlineExceeded if it cannot be answered in the seconds."""
         self._predictions.check()

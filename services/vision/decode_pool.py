@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 from services.kit import callers
 from services.kit.errors import InvalidImage, Unavailable
 from services.kit.log import Log
+from services.kit.tasks import repeat
 from services.kit.telemetry import Telemetry
 from services.vision.decode import Decoded, ImageInfo
 from services.vision.decode_limits import SMALL_BYTES, DecodeLimits
@@ -21,6 +22,7 @@ from services.vision.turns import Places, Turns
 
 SPARE_BYTES = 128 << 20  # more than an estimate: text and profiles that Pillow reads, fragments
 RETIRED_BYTES = 256 << 20  # a process that took more is replaced: it may not have given the memory back
+RETRY_SECONDS = 2.0  # before a process is started again, if none could be
 GRACE_SECONDS = 0.1  # for an image whose caller is gone: most are decoded sooner than a process is replaced
 
 T = TypeVar("T")
@@ -41,6 +43,11 @@ class Decoders(Protocol):
     Law: both raise InvalidImage for an image that is not one or exceeds a limit, and Unavailable if processes cannot be
     started. A cancelled call ends its work.
     """
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is a process, or one could be started when that was last tried."""
+        ...
 
     async def decode(self, data: bytes, name: str, sizes: Sequence[int], use: Callable[[Decoded], T]) -> T:
         """What `use` makes of the image for each `at_least` in `sizes`, for the current caller; called in a thread.
@@ -81,6 +88,7 @@ class DecodePool:
         self._threads = ThreadPoolExecutor(total, thread_name_prefix="decode")
         self._control = ThreadPoolExecutor(1, thread_name_prefix="decode-control")  # for all that uses the template
         self._template: Template | None = None
+        self._can_start = True
         self._idle: list[Child] = []
         self.last_ended = Ended()  # of the processes
 
@@ -95,13 +103,20 @@ class DecodePool:
         """A pool that is starting its processes, which end with the block; no call may outlive it."""
         pool = cls(limits, telemetry)
         for _ in range(limits.processes):
-            asyncio.get_running_loop().run_in_executor(pool._control, pool._fork).add_done_callback(pool._keep)
+            pool._start()
+        trying = asyncio.create_task(repeat(pool._try_again, lambda: asyncio.sleep(RETRY_SECONDS)), name="decoders")
         try:
             yield pool
         finally:
+            trying.cancel()
             await asyncio.get_running_loop().run_in_executor(pool._control, pool._close)
             pool._control.shutdown(wait=False)
             pool._threads.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def is_ready(self) -> bool:
+        """As `Decoders.is_ready`."""
+        return self._can_start or bool(self._idle)
 
     async def decode(self, data: bytes, name: str, sizes: Sequence[int], use: Callable[[Decoded], T]) -> T:
         """As `Decoders.decode`."""
@@ -199,22 +214,41 @@ class DecodePool:
         except OSError as error:
             raise Unavailable(what="The image decoder", problem=f"no process can be started: {error}") from error
 
+    def _start(self) -> "asyncio.Future[Child]":
+        """Starts a process that will wait for an image, if that is possible."""
+        forking = asyncio.get_running_loop().run_in_executor(self._control, self._fork)
+        forking.add_done_callback(self._keep)
+        return forking
+
     def _keep(self, forking: "asyncio.Future[Child]") -> None:
-        if forking.cancelled():
-            return
-        if error := forking.exception():
-            _log.error("decoder_not_started", error)
-        else:
+        if not forking.cancelled() and not forking.exception():
             self._idle.append(forking.result())
+
+    async def _try_again(self) -> None:
+        """Starts a process if none could be: where the service is not ready, no call would."""
+        if not self._can_start:
+            await asyncio.wait([self._start()])
 
     def _fork(self) -> Child:
         """A new process, of a new template if the present one has ended; blocks. OSError if that ends too."""
+        try:
+            child = self._forked()
+        except Exception as error:
+            if self._can_start:
+                _log.error("decoder_not_started", error)
+            self._can_start = False
+            raise
+        self._can_start = True
+        return child
+
+    def _forked(self) -> Child:
         if self._template:
             try:
                 return self._template.fork()
             except OSError as error:
                 _log.warning("decoder_ended", problem=str(error))
                 self._template.close()
+                self._template = None
         self._template = Template()
         return self._template.fork()
 

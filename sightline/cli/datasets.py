@@ -31,6 +31,7 @@ from sightline.plurals import counted
 from sightline.v1 import dataset_service_pb2 as service
 
 COLLECTION = "datasets"
+LISTED = 5  # images that are left out
 
 app = typer.Typer(help="Register labelled images as datasets, and list, show and delete them.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The dataset's name.")]
@@ -123,7 +124,11 @@ def prefixes_of(pairs: Iterable[str]) -> dict[str, str | Path]:
 
 def say(package: Package, console: Console) -> None:
     """Prints what was understood of an export."""
-    for line in (*summary(package.imported), f"{size(package.size_bytes)} to upload"):
+    lines = [*summary(package.imported)]
+    if unnamed := package.unnamed:
+        shown = ", ".join(unnamed[:LISTED]) + (", …" if len(unnamed) > LISTED else "")
+        lines.append(f"note: left out {counted(len(unnamed), 'image')} that the annotations do not name: {shown}")
+    for line in (*lines, f"{size(package.size_bytes)} to upload"):
         console.print(escape(line), soft_wrap=True)
 
 

@@ -6,6 +6,7 @@ from xml.etree.ElementTree import Element
 from sightline.importers.files import read_xml
 from sightline.importers.model import (
     Box,
+    BoxForm,
     Format,
     Imported,
     ImportFault,
@@ -51,7 +52,7 @@ def _image(each: Element, notes: Notes, faults: list[str]) -> LabelledImage:
     boxes: list[Box] = []
     for shape in each:
         label = (shape.get("label") or "").strip()
-        if shape.tag not in ("tag", "box", "polygon", "polyline", "ellipse"):
+        if shape.tag not in ("tag", "box", "polygon", "polyline", "ellipse", "mask"):
             notes.count(f"left out: {{count:shape|shapes}} of the kind {shape.tag}")
         elif not label:
             faults.append(f"image {each.get('id')}, {name}: a {shape.tag} has no label")
@@ -68,7 +69,11 @@ def _image(each: Element, notes: Notes, faults: list[str]) -> LabelledImage:
 
 
 def _around(shape: Element, notes: Notes) -> Xywh | None:
-    wanted = {"box": ("xtl", "ytl", "xbr", "ybr"), "ellipse": ("cx", "cy", "rx", "ry")}.get(shape.tag)
+    wanted = {
+        "box": ("xtl", "ytl", "xbr", "ybr"),
+        "ellipse": ("cx", "cy", "rx", "ry"),
+        "mask": ("left", "top", "width", "height"),
+    }.get(shape.tag)
     if wanted is None:
         notes.count(OUTLINES)
         pairs = [point.split(",") for point in (shape.get("points") or "").split(";")]
@@ -78,10 +83,13 @@ def _around(shape: Element, notes: Notes) -> Xywh | None:
     if len(values) != len(wanted):
         return None
     one, two, three, four = values
+    if shape.tag == "mask":
+        notes.count(OUTLINES)
+        return one, two, three, four
     if shape.tag == "ellipse":
         notes.count(OUTLINES)
         return one - three, two - four, 2 * three, 2 * four
-    box = one, two, three - one, four - two
+    box = BoxForm.XYXY.to_xywh(one, two, three, four)
     if not (degrees := number_of(shape.get("rotation")) or 0.0):
         return box
     notes.count("turned into upright boxes: {count:rotated box|rotated boxes}")

@@ -56,7 +56,7 @@ def read(source: Path) -> Imported:
         labels = objects(mapping(mapping(content.get("categories")).get("label")).get("labels"))
         names = [text_of(label.get("name")) for label in labels]
         declared |= dict.fromkeys(names)
-        images += (_image(item, names, split_of(file.stem), notes, faults) for item in objects(content.get("items")))
+        images += (_image(item, names, file.stem, notes, faults) for item in objects(content.get("items")))
     if faults:
         raise ImportFault(f"{source}: {counted(len(faults), 'annotation')} cannot be read", faults)
     if not images:
@@ -65,7 +65,8 @@ def read(source: Path) -> Imported:
     return Imported(Format.DATUMARO, source, folder, found, in_order(found, [*declared]), detection, notes.all())
 
 
-def _image(item: dict[str, Any], names: list[str], split: str, notes: Notes, faults: list[str]) -> LabelledImage:
+def _image(item: dict[str, Any], names: list[str], subset: str, notes: Notes, faults: list[str]) -> LabelledImage:
+    """Images with the same name in several subsets are in folders of these."""
     identity, labels, boxes = text_of(item.get("id")), list[str](), list[Box]()
     for number, mark in enumerate(objects(item.get("annotations")), 1):
         index, kind = number_of(mark.get("label_id")), text_of(mark.get("type"))
@@ -87,10 +88,9 @@ def _image(item: dict[str, Any], names: list[str], split: str, notes: Notes, fau
     height, width = (
         (number_of(one) or None for one in size) if isinstance(size, list) and len(size) == 2 else (None,) * 2
     )
-    path = text_of(media.get("path"))
-    return LabelledImage(
-        path or identity, tuple(labels), tuple(boxes), split, width, height, other_names=(identity,), id=identity
-    )
+    name = text_of(media.get("path")) or identity
+    others, split = (identity, f"images/{subset}/{name}"), split_of(subset)
+    return LabelledImage(name, tuple(labels), tuple(boxes), split, width, height, other_names=others, id=identity)
 
 
 def _around(mark: dict[str, Any], kind: str, notes: Notes) -> Xywh | None:

@@ -13,7 +13,7 @@ from xml.etree import ElementTree as ET
 from sightline.importers.model import ImportFault, is_image
 
 PACKED = frozenset((".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"))
-JUNK = frozenset(("__MACOSX", "node_modules"))
+JUNK = frozenset(("__MACOSX", "node_modules", "@eaDir", "#recycle", "$RECYCLE.BIN"))  # the last of NAS and Windows
 
 # Of what is outside the first 65,536 characters, JSON may write the two halves, which mean nothing on their own.
 _FIRST, _SECOND = r"\\u[dD][89abAB][0-9a-fA-F]{2}", r"\\u[dD][c-fC-F][0-9a-fA-F]{2}"

@@ -54,6 +54,8 @@ def read(folder: Path) -> Imported:
         notes.add(f"left out, as they cannot be read here: {unread}; convert them to JPEG or PNG")
     if packed := _counts(suffixes, PACKED):
         notes.add(f"left out, as they are packed: {packed}; unpack them into the folders of their classes")
+    if bare := sum(not Path(name).suffix for one in subfolders(top) for name in walk(one)):
+        notes.add(f"left out, as their names have no extension: {bare} files")
     links = [link.relative_to(top).as_posix() for one in subfolders(top) for link in links_in(one)]
     if links:
         notes.add(f"left out, as links below a class's folder are not followed: {', '.join(links)}")

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from sightline.importers.model import (
     split_of,
     text_of,
 )
-from sightline.importers.per_image import names_for
+from sightline.importers.per_image import LOOKED_AT, names_for
 from sightline.importers.shapes import OUTLINES, Xywh, around, points_of, within
 from sightline.plurals import counted
 
@@ -35,9 +36,8 @@ def is_labelme(content: object) -> bool:
 
 
 def looks_like(folder: Path) -> bool:
-    """Whether the first JSON file below the folder is LabelMe's."""
-    first = next(_files(folder), None)
-    return first is not None and is_labelme(_parsed(folder / first))
+    """Whether one of the first JSON files below the folder is LabelMe's."""
+    return any(is_labelme(_parsed(folder / name)) for name in islice(_files(folder), LOOKED_AT))
 
 
 def read(source: Path) -> Imported:

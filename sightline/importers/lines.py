@@ -163,7 +163,8 @@ def _hugging_face(entry: Object, _: Names) -> Iterator[_Mark]:
         raise ImportFault("its objects are neither a list nor an object")
     if not beside:
         label = _first(entry, ("label", *LABELS))
-        yield from (_Mark(text) for one in _listed(label) or [label] if (text := text_of(one)))
+        listed = [one for one in _listed(label) or [label] if one not in (None, "", [])]
+        yield from (_Mark(text_of(one)) for one in listed if found is None or text_of(one))
 
 
 def _side_by_side(whole: Object) -> Iterator[_Mark]:

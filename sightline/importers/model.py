@@ -94,7 +94,7 @@ class ImportFault(ValueError):
 
 
 class Box(NamedTuple):
-    """A labelled box in pixels or fractions of the image's sides: left, top, width, height, or as `box_form` says."""
+    """A labelled box in pixels or fractions of the image's sides: left, top, width, height, or as its image says."""
 
     label: str
     x: float
@@ -116,6 +116,7 @@ class LabelledImage:
     other_names: tuple[str, ...] = ()  # further names for the file, if there is none with the first
     id: object = None  # as in the export
     entry: dict[str, Any] | None = None  # of a COCO file, which this was read from
+    box_form: BoxForm = BoxForm.XYWH  # what the numbers of its boxes are
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +145,7 @@ class Imported:
     detection: bool  # boxes rather than labels
     notes: tuple[str, ...] = ()
     documents: tuple[Document, ...] = ()  # of COCO: the files
-    box_form: BoxForm = BoxForm.XYWH
+    whole: bool = True  # not only some of its splits
 
     def only(self, splits: Collection[str]) -> "Imported":
         """The part in these splits; ImportFault if one of them is not there."""
@@ -153,7 +154,8 @@ class Imported:
             problem = f"{self.source} has no split {', '.join(absent)}; it has {listed}"
             raise ImportFault(problem, fix="leave out --split, or name one that it has")
         documents = tuple(document for document in self.documents if document.split in splits)
-        return replace(self, images=tuple(one for one in self.images if one.split in splits), documents=documents)
+        images = tuple(one for one in self.images if one.split in splits)
+        return replace(self, images=images, documents=documents, whole=False)
 
     @property
     def splits(self) -> dict[str, int]:

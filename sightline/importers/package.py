@@ -10,6 +10,7 @@ from typing import Any
 from sightline.blob_keys import fault_of_key
 from sightline.importers.coco import STORE, URIS, ids_of_images, key_of
 from sightline.importers.files import is_there, walk
+from sightline.importers.folders import packed_in
 from sightline.importers.model import (
     BoxForm,
     Document,
@@ -18,11 +19,12 @@ from sightline.importers.model import (
     ImportFault,
     LabelledImage,
     Xywh,
+    is_image,
     number_of,
     objects,
     text_of,
 )
-from sightline.importers.names import Match, Resolver, leaves_folder, slashed, unshared
+from sightline.importers.names import Match, Resolver, folded, leaves_folder, slashed, unshared
 from sightline.importers.per_image import folder_of, paired
 from sightline.plurals import counted
 from sightline.text import fault_of_text, replaced, shown
@@ -76,7 +78,7 @@ class Package:
 
     imported: Imported
     placed: tuple[Placed, ...]
-    box_form: BoxForm
+    box_form: BoxForm  # of the boxes in COCO files
     excluded: frozenset[str] = frozenset()  # paths of images that belong to another part
 
     @property
@@ -88,6 +90,15 @@ class Package:
     def size_bytes(self) -> int:
         """The size of the images."""
         return sum(file.stat().st_size for file in {placed.file for placed in self.included})
+
+    @property
+    def unnamed(self) -> list[str]:
+        """The images beside these that the annotations do not name, as paths; none if splits were chosen."""
+        files = [placed.file for placed in self.placed] if self.imported.whole else []
+        named = {folded(str(file)) for file in files}
+        beside = (file for folder in {file.parent for file in files} for file in folder.iterdir() if is_image(file))
+        rest = (file for file in beside if folded(str(file)) not in named and file.is_file())
+        return sorted(upload_path(file, self.imported.folder) for file in rest)
 
     def without(self, paths: Collection[str]) -> "Package":
         """The part without the images of these paths."""
@@ -116,6 +127,8 @@ def pack(
     """
     if boxes is not None and imported.format not in (Format.COCO, Format.CSV):
         raise ImportFault(f"what the numbers of a box are is known for {imported.format}; leave out --boxes")
+    if boxes:
+        imported = replace(imported, images=tuple(replace(image, box_form=boxes) for image in imported.images))
     files = _files(imported, {url: (folder, _resolver(folder)) for url, folder in (url_prefixes or {}).items()})
     placed: list[Placed] = []
     taken: dict[str, Path] = {}
@@ -132,10 +145,10 @@ def pack(
         fix = "rename or remove these files" if imported.format is Format.FOLDERS else ""
         raise ImagesUnresolved(imported.source, tuple(illegal), fix=fix)
     _check_names(imported)
-    form = boxes or imported.box_form
-    _check_corners(imported, form)
-    _check_finite(imported, form)
-    return Package(replace(imported, notes=(*imported.notes, *notes)), tuple(placed), form)
+    if not boxes:
+        _check_corners(imported)
+    _check_finite(imported)
+    return Package(replace(imported, notes=(*imported.notes, *notes)), tuple(placed), boxes or BoxForm.XYWH)
 
 
 def _check_names(imported: Imported) -> None:
@@ -178,7 +191,9 @@ def _files(imported: Imported, prefixes: Mapping[str, Mapped]) -> dict[tuple[str
                 for image in rest
                 if not (match := matches[image.name, image.split]).path
             )
-            raise ImagesUnresolved(imported.source, missing)
+            packed = packed_in(imported.folder)
+            fix = f"unpack {', '.join(packed)} if that has the images" if packed else ""
+            raise ImagesUnresolved(imported.source, missing, fix=fix)
     return found
 
 
@@ -235,23 +250,26 @@ def fault_of_upload(file: Path, path: str) -> str:
     return f"the path {fault}, which the store does not accept; rename the file" if fault else ""
 
 
-def _check_corners(imported: Imported, form: BoxForm) -> None:
+def _check_corners(imported: Imported) -> None:
     """ImportFault if what should be the second corner is often not right of and below the first."""
-    drawn = [box for image in imported.images for box in image.boxes]
+    drawn = [box for image in imported.images if image.box_form is BoxForm.XYXY for box in image.boxes]
     wrong = sum(box.width <= box.x or box.height <= box.y for box in drawn)
-    if form is BoxForm.XYXY and not imported.documents and wrong > 0.1 * len(drawn):
+    if wrong > 0.1 * len(drawn):
         boxes = counted(len(drawn), "box has", "boxes have")
         raise ImportFault(
             f"{imported.source}: {wrong} of {boxes} a second corner left of or above the first",
-            fix="if the numbers are left, top, width and height, have them read so (--boxes xywh)",
+            fix="if the numbers are left, top, width and height, have them read so (--boxes xywh); "
+            "if they are corners, say so (--boxes xyxy)",
         )
 
 
-def _check_finite(imported: Imported, form: BoxForm) -> None:
+def _check_finite(imported: Imported) -> None:
     """ImportFault with every box whose numbers are too large to be calculated with."""
     images = imported.images if not imported.documents else ()  # the service judges those of COCO files
     drawn = ((image, box) for image in images for box in image.boxes)
-    faults = [f"{image.name}: {box.label}" for image, box in drawn if not isfinite(sum(form.to_xywh(*box[1:])))]
+    faults = [
+        f"{image.name}: {box.label}" for image, box in drawn if not isfinite(sum(image.box_form.to_xywh(*box[1:])))
+    ]
     if faults:
         raise ImportFault(f"{imported.source}: boxes are larger than any image", faults, fix="correct their numbers")
 
@@ -268,17 +286,17 @@ def _coco(package: Package, left_out: Collection[str]) -> dict[str, Any]:
         sides = {"width": placed.image.width, "height": placed.image.height}
         known = {side: value for side, value in sides.items() if value} if all(sides.values()) else {}
         images.append({"id": number, "file_name": placed.path, **known})
-        for mark in _marks(placed.image, numbers, package):
+        for mark in _marks(placed.image, numbers, detection=imported.detection):
             annotations.append({"id": len(annotations) + 1, "image_id": number, **mark})
     categories = [{"id": number, "name": name} for name, number in numbers.items()]
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def _marks(image: LabelledImage, numbers: Mapping[str, int], package: Package) -> Iterator[dict[str, Any]]:
-    if not package.imported.detection:
+def _marks(image: LabelledImage, numbers: Mapping[str, int], *, detection: bool) -> Iterator[dict[str, Any]]:
+    if not detection:
         yield from ({"category_id": numbers[label]} for label in image.labels)
     for label, *numbers_ in image.boxes:
-        yield {"category_id": numbers[label], "bbox": list(package.box_form.to_xywh(*numbers_))}
+        yield {"category_id": numbers[label], "bbox": list(image.box_form.to_xywh(*numbers_))}
 
 
 def _document_names(imported: Imported) -> list[str]:

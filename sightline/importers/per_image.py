@@ -8,6 +8,7 @@ from sightline.importers.files import is_there
 from sightline.importers.model import IMAGE_SUFFIXES, Format, Imported, ImportFault, LabelledImage, Notes, is_image
 from sightline.importers.names import folded, leaves_folder, slashed
 
+LOOKED_AT = 20  # files of a folder, to tell its form: tools put others beside
 FORMATS = (Format.VOC, Format.LABELME)  # whose images have the path of their file as `id`
 RENAMED = "{count:file|files} of annotations given to the image that is called alike, not to the one named inside"
 

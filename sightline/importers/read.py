@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ from sightline.importers import (
     voc,
     yolo,
 )
-from sightline.importers.files import images_in, is_packed, read_json, read_xml, subfolders, walk
+from sightline.importers.files import JUNK, has_images, images_in, is_packed, read_json, read_xml, subfolders, walk
 from sightline.importers.model import TITLES, Format, Imported, ImportFault, in_order, is_image, split_of
 from sightline.importers.names import folded
 from sightline.importers.yolo_labels import texts_of_images
@@ -35,7 +36,11 @@ EXPECTED = (
     "FiftyOne; XML of CVAT"
 )
 MOST_FAULTS = 10  # of files that cannot be parsed
-DATA = {".json", ".jsonl", ".ndjson", ".manifest", ".csv", ".tsv", ".xml", ".parquet", ".arrow", ".tfrecord", ".record"}
+FEW = 10  # files beside the one of annotations
+DATA = {
+    *(".json", ".jsonl", ".ndjson", ".manifest", ".csv", ".tsv", ".xml", ".xlsx", ".xls"),
+    *(".parquet", ".arrow", ".tfrecord", ".record"),
+}
 
 
 class _Part(NamedTuple):
@@ -57,10 +62,18 @@ def read(source: Path, *, form: Format | None = None, images: Path | None = None
     if images is not None and not images.is_dir():
         raise ImportFault(f"there is no folder {images}", fix="check the path after --images")
     found, file = (form, _main_file(source, form)) if form else recognise(source)
+    if file.is_dir() and file != source:
+        return read(file, form=found, images=images)
     parts = _of_splits(source) if file == source and source.is_dir() and found in _APART else []
     imported = _merged(source, found, parts) if parts else _readers()[found](file, images)
     if not imported.images and not imported.documents:
         raise ImportFault(f"{source} was read as {TITLES[found]}, but names no images")
+    if not imported.documents and not any(image.labels or image.boxes for image in imported.images):
+        problem = f"{source} was read as {TITLES[found]}, but none of its images has a label or a box"
+        raise ImportFault(problem, imported.notes, fix="name another form with --format, or annotate the images")
+    if form is None and found is Format.FOLDERS and (unread := _annotations_below(source)):
+        note = f"not read, as the folders' names are the labels: {', '.join(unread)}"
+        imported = replace(imported, notes=(*imported.notes, note))
     folder = images or imported.folder
     if images is None and source.is_dir() and file != source and found in _APART:
         folder = source
@@ -169,7 +182,7 @@ def _of_folder(folder: Path) -> tuple[Format, Path] | None:
         return Format.YOLO, folder
     if datumaro.files_in(folder):
         return Format.DATUMARO, folder
-    single = _annotation_files(folder)
+    single = _annotation_files(folder) or _annotation_file_beside(folder)
     if len(single) == 1:
         return single[0]
     if parts := _of_splits(folder):
@@ -177,15 +190,34 @@ def _of_folder(folder: Path) -> tuple[Format, Path] | None:
     if single:
         listed = ", ".join(f"{file.name} ({TITLES[form]})" for form, file in single[:5])
         raise ImportFault(f"{folder} has several files that could be meant: {listed}", fix="choose one of them")
-    if supervisely.looks_like(folder):
-        return Format.SUPERVISELY, folder
-    if labelme.looks_like(folder):
-        return Format.LABELME, folder
-    if yolo.looks_like(folder):
-        return Format.YOLO, folder
-    if voc.looks_like(folder):
-        return Format.VOC, folder
-    return (Format.FOLDERS, folder) if folders.looks_like(folder) else None
+    if within := _in_only_folder(folder):
+        return within
+    return next(((form, folder) for form, looks_like in _LOOKS.items() if looks_like(folder)), None)
+
+
+def _in_only_folder(folder: Path) -> tuple[Format, Path] | None:
+    """The form of the folder that has everything, as archives often do, and where it is; None for a split or class."""
+    listed = [one for one in folder.iterdir() if not one.name.startswith(".") and one.name not in JUNK]
+    if len(listed) != 1 or not listed[0].is_dir() or split_of(listed[0].name):
+        return None
+    form, place = _of_folder(listed[0]) or (Format.FOLDERS, folder)
+    return None if form is Format.FOLDERS else (form, place if place.is_dir() else listed[0])
+
+
+_LOOKS: dict[Format, Callable[[Path], bool]] = {
+    Format.SUPERVISELY: supervisely.looks_like,
+    Format.LABELME: labelme.looks_like,
+    Format.YOLO: yolo.looks_like,
+    Format.VOC: voc.looks_like,
+    Format.FOLDERS: folders.looks_like,
+}  # of forms with many files of annotations, or none
+
+
+def _annotations_below(folder: Path) -> list[str]:
+    """The first files in folders below that annotate images."""
+    names = islice((name for name in walk(folder) if Path(name).suffix.lower() in DATA), MOST_FAULTS)
+    found = ((name, _of_annotation_file(folder / name)) for name in names)
+    return [f"{name} ({TITLES[form]})" for name, form in found if form]
 
 
 def _is_of_folders(folder: Path, file: Path) -> bool:
@@ -202,6 +234,13 @@ def _is_of_folders(folder: Path, file: Path) -> bool:
 def _annotation_files(folder: Path) -> list[tuple[Format, Path]]:
     """The files in a folder that annotate all images, each with its form."""
     return [(form, file) for file in sorted(folder.iterdir()) if (form := _of_annotation_file(file))]
+
+
+def _annotation_file_beside(folder: Path) -> list[tuple[Format, Path]]:
+    """The file that annotates all images, if it is in a folder with few files and no image; empty if there are more."""
+    places = (one for one in subfolders(folder) if len([*one.iterdir()]) <= FEW and not has_images(one))
+    found = [pair for place in places for pair in _annotation_files(place)]
+    return found if len(found) == 1 else []
 
 
 def _of_splits(folder: Path) -> list[_Part]:
@@ -297,17 +336,16 @@ def _content(source: Path) -> tuple[str, str]:
 
 
 def _unreadable(source: Path) -> list[str]:
-    """Why files that might be annotations cannot be parsed."""
+    """Why files that might be annotations cannot be read."""
+    readers: dict[str, Callable[[Path], object]] = {".json": read_json, ".xml": read_xml}
+    readers |= {".csv": table.read, ".tsv": table.read} | dict.fromkeys(lines.SUFFIXES, lines.read)
     faults: list[str] = []
     for name in walk(source) if source.is_dir() else ():
-        suffix = Path(name).suffix.lower()
         try:
-            if suffix == ".json":
-                read_json(source / name)
-            elif suffix == ".xml":
-                read_xml(source / name)
+            if reader := readers.get(Path(name).suffix.lower()):
+                reader(source / name)
         except ImportFault as error:
-            faults.append(error.message)
+            faults.append(": ".join((error.message, *error.faults[:1])))
         if len(faults) == MOST_FAULTS:
             break
     return faults

@@ -98,12 +98,10 @@ def read(file: Path) -> Imported:
     names = _descriptions(file, found.values(), notes)
     form = EDGES.get(table.box, BoxForm.XYWH)
     sided = _have_sides(found.values(), form, notes)
-    images = tuple(_image(path, one, names, sided=sided) for path, one in found.items())
+    images = tuple(_image(path, one, names, form, sided=sided) for path, one in found.items())
     if table.box and (empty := sum(not image.boxes for image in images)):
         notes.add(f"counted as background: {counted(empty, 'image')} without a box")
-    return Imported(
-        Format.CSV, file, file.parent, images, in_order(images), bool(table.box), notes.all(), box_form=form
-    )
+    return Imported(Format.CSV, file, file.parent, images, in_order(images), bool(table.box), notes.all())
 
 
 def _is_absent(row: Sequence[str], table: Table) -> bool:
@@ -143,11 +141,11 @@ def _have_sides(found: Collection[_Found], form: BoxForm, notes: Notes) -> bool:
     return sided
 
 
-def _image(path: str, found: _Found, names: Mapping[str, str], *, sided: bool) -> LabelledImage:
+def _image(path: str, found: _Found, names: Mapping[str, str], form: BoxForm, *, sided: bool) -> LabelledImage:
     labels = tuple(names.get(label, label) for label in found.labels)
     boxes = tuple(box._replace(label=names.get(box.label, box.label)) for box in found.boxes)
     width, height = next(iter(found.sides), (None, None)) if sided else (None, None)
-    return LabelledImage(path, labels, boxes, found.split, width, height, id=path)
+    return LabelledImage(path, labels, boxes, found.split, width, height, id=path, box_form=form)
 
 
 def rows_of(file: Path) -> list[list[str]]:
@@ -159,7 +157,7 @@ def rows_of(file: Path) -> list[list[str]]:
     delimiter = told[1] if told else max(",;\t", key=line.count)
     csv.field_size_limit(1 << 24)
     try:
-        rows = [[cell.strip() for cell in row] for row in csv.reader(StringIO(text), delimiter=delimiter)]
+        rows = [[cell.strip() for cell in row] for row in csv.reader(StringIO(text, newline=None), delimiter=delimiter)]
     except csv.Error as error:
         raise ImportFault(f"{file} cannot be read as CSV: {error}") from None
     if not line or len(rows[0]) < 2:
@@ -254,7 +252,7 @@ def _descriptions(file: Path, found: Iterable[_Found], notes: Notes) -> dict[str
 
 
 def _flags(head: Sequence[str], columns: dict[str, int], sample: Sequence[Sequence[str]]) -> dict[str, int]:
-    """Columns that hold only 0 and 1, if there are at least two."""
+    """Columns that hold only 0 and 1, or false and true, if there are at least two."""
     taken = set(columns.values())
     found = {
         name.strip(): place
@@ -262,13 +260,17 @@ def _flags(head: Sequence[str], columns: dict[str, int], sample: Sequence[Sequen
         if place not in taken
         and name.strip()
         and sample
-        and all(place < len(row) and number_of(row[place]) in (0, 1) for row in sample)
+        and all(place < len(row) and _flag(row[place]) in (0, 1) for row in sample)
     }
     return found if len(found) > 1 else {}
 
 
 def _is_set(row: Sequence[str], place: int) -> bool:
-    return place < len(row) and number_of(row[place]) == 1
+    return place < len(row) and _flag(row[place]) == 1
+
+
+def _flag(cell: str) -> float | None:
+    return {"false": 0, "true": 1}.get(cell.lower(), number_of(cell))
 
 
 def _box(label: str, names: Sequence[str], edges: Sequence[str]) -> Box | str:

@@ -1,6 +1,7 @@
 """Pascal VOC: an XML file per image, with the boxes' corners in pixels."""
 
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
@@ -17,7 +18,7 @@ from sightline.importers.model import (
     number_of,
     split_of,
 )
-from sightline.importers.per_image import names_for
+from sightline.importers.per_image import LOOKED_AT, names_for
 from sightline.importers.shapes import OUTLINES, around
 from sightline.plurals import counted
 
@@ -25,9 +26,9 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 def looks_like(folder: Path) -> bool:
-    """Whether the first XML file below the folder is an image's."""
-    first = next((name for name in walk(folder) if name.lower().endswith(".xml")), "")
-    return bool(first) and read_xml(folder / first).tag == "annotation"
+    """Whether one of the first XML files below the folder is an image's."""
+    names = (name for name in walk(folder) if name.lower().endswith(".xml"))
+    return any(read_xml(folder / name).tag == "annotation" for name in islice(names, LOOKED_AT))
 
 
 def read(source: Path) -> Imported:

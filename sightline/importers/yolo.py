@@ -107,7 +107,7 @@ def _yaml(file: Path) -> dict[str, Any]:
 
     try:
         return dict(mapping(yaml.load(read_text(file), yaml.BaseLoader)))  # noqa: S506 - makes only texts, also of `no`
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ImportFault(f"{file} cannot be read as YAML: {error}") from None
 
 

@@ -144,6 +144,8 @@ async def test_a_validation_whose_worker_dies_at_its_nth_call_has_the_same_resul
 class Counting:
     """Counts the images that are decoded."""
 
+    is_ready = True
+
     def __init__(self, inner: Decoders) -> None:
         self.count = 0
         self._inner = inner

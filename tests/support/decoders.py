@@ -14,6 +14,8 @@ T = TypeVar("T")
 class InlineDecoders:
     """See `Decoders`."""
 
+    is_ready = True
+
     async def decode(self, data: bytes, name: str, sizes: Sequence[int], use: Callable[[Decoded], T]) -> T:
         return use(decode_sizes(data, sizes, name))
 

@@ -16,7 +16,7 @@ from services.gateway.errors import Problem, Refusal
 from services.gateway.studio.visit import Visit
 from services.kit.errors import Overloaded
 from sightline.importers.model import BoxForm, Format
-from sightline.v1.dataset_service_pb2 import UploadFilesHeader, UploadFilesRequest
+from sightline.v1.dataset_service_pb2 import DeleteUploadRequest, UploadFilesHeader, UploadFilesRequest
 
 READER = "services.gateway.studio.reading"
 READ = (
@@ -41,14 +41,10 @@ class Drop(msgspec.Struct, frozen=True):
 
 
 async def understand(visit: Visit) -> Response:
-    """Says what an export holds and what to upload of it, or what is wrong with it. Nothing of it is kept.
-
-    The upload of its images is begun, which says how large one may be.
-    """
+    """Says what an export holds and what to upload of it, or what is wrong with it. Nothing of it is kept."""
     await visit.project()  # asks the services who the caller is: those whom they refuse get no further
     limit = visit.site.settings.max_image_batch_bytes
-    opened = await visit.session.send(visit.session.services.datasets.UploadFiles, _header(visit.query("upload")))
-    largest = min(limit, opened.max_image_bytes or limit)
+    largest = min(limit, await _max_image_bytes(visit) or limit)
     body = await visit.bytes(limit)
     async with _turn(visit.site.reading), _folder() as folder:
         try:
@@ -61,8 +57,16 @@ async def understand(visit: Visit) -> Response:
     return Response(answer, media_type="application/json")
 
 
-async def _header(upload: str) -> AsyncIterator[UploadFilesRequest]:
-    yield UploadFilesRequest(header=UploadFilesHeader(upload_id=upload))
+async def _max_image_bytes(visit: Visit) -> int:
+    """How large an image may be, which only an upload tells; it is not used for anything else."""
+    datasets = visit.session.services.datasets
+    opened = await visit.session.send(datasets.UploadFiles, _header())
+    await visit.session.call(datasets.DeleteUpload, DeleteUploadRequest(name=f"uploads/{opened.upload_id}"))
+    return opened.max_image_bytes
+
+
+async def _header() -> AsyncIterator[UploadFilesRequest]:
+    yield UploadFilesRequest(header=UploadFilesHeader())
 
 
 class Unfit(ValueError):

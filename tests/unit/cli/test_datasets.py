@@ -250,6 +250,14 @@ def test_a_dry_run_says_what_was_understood_and_calls_no_service(
     assert not fakes.requests
 
 
+def test_images_that_the_annotations_do_not_name_are_told(sightline: Command, tmp_path: Path) -> None:
+    exports.pictures(tmp_path, [f"{number}.jpg" for number in range(1, 9)])
+    (tmp_path / "labels.csv").write_text("path,label\n1.jpg,cat\n2.jpg,dog\n")
+    outcome = sightline("datasets", "create", "pets", tmp_path, "--dry-run")
+    listed = "3.jpg, 4.jpg, 5.jpg, 6.jpg, 7.jpg, …"
+    assert f"note: left out 6 images that the annotations do not name: {listed}\n" in outcome.out
+
+
 def test_a_folder_in_another_form_becomes_a_coco_file(sightline: Command, fakes: Fakes, tmp_path: Path) -> None:
     exports.folder_per_class(tmp_path, ("train", "test"))
     outcome = sightline("datasets", "create", "pets", tmp_path, "--split", "train")

@@ -54,6 +54,18 @@ def test_images_that_cannot_be_read_are_told(tmp_path: Path) -> None:
     assert "left out, as they cannot be read here: 1 .heic file; convert them" in told(read(tmp_path))
 
 
+def test_files_without_an_extension_are_told(tmp_path: Path) -> None:
+    pictures(tmp_path, ["cat/1.jpg", "dog/1.jpg"])
+    for name in ("cat/2", "dog/2", "LICENSE"):
+        (tmp_path / name).write_bytes(b"")
+    assert "left out, as their names have no extension: 2 files" in told(read(tmp_path))
+
+
+def test_thumbnails_and_deleted_files_of_storage_servers_are_no_images(tmp_path: Path) -> None:
+    pictures(tmp_path, ["cat/1.jpg", "cat/@eaDir/1.jpg/SYNOPHOTO_THUMB_M.jpg", "dog/1.jpg", "#recycle/2.jpg"])
+    assert [image.name for image in read(tmp_path).images] == ["cat/1.jpg", "dog/1.jpg"]
+
+
 def test_links_to_folders_below_those_of_classes_are_told(tmp_path: Path) -> None:
     pictures(tmp_path / "pets", ["cat/1.jpg", "dog/1.jpg"])
     pictures(tmp_path, ["more/1.jpg"])

@@ -378,6 +378,14 @@ def test_one_csv_per_split_as_roboflow_exports_it_for_tensorflow(tmp_path: Path)
     assert marks(pack(imported)) == {f"{split}/1.jpg": BOXES[:1] for split in ("train", "test")}
 
 
+def test_each_csv_of_several_splits_has_columns_of_its_own(tmp_path: Path) -> None:
+    tables = {"train": "x1,y1,x2,y2\n1.jpg,cat,8,6,48,36", "val": "cx,cy,w,h\n1.jpg,cat,28,21,40,30"}
+    for split, table in tables.items():
+        exports.pictures(tmp_path / split, ["1.jpg"])
+        (tmp_path / split / "labels.csv").write_text(f"path,label,{table}\n")
+    assert marks(pack(read(tmp_path))) == {f"{split}/1.jpg": BOXES[:1] for split in tables}
+
+
 CSVS = {
     "plain": ("1.jpg,cat\n2.jpg,dog\n", {"1.jpg": [("cat", [])], "2.jpg": [("dog", [])]}),
     "header": ("label;path\ncat;1.jpg\ndog;2.jpg\n", {"1.jpg": [("cat", [])], "2.jpg": [("dog", [])]}),
@@ -415,6 +423,8 @@ TAGS = {
     "sides of the image": "photo,width,height,species\n1.jpg,80,60,cat\n2.jpg,80,60,dog\n",
     "splits": "1.jpg,train,cat\n2.jpg,val,dog\n",
     "flags": "photo,cat,dog,cow,hen,pig\n1.jpg,1,0,0,0,0\n2.jpg,0,1,0,0,0\n",
+    "flags of pandas": "photo,cat,dog\n1.jpg,True,False\n2.jpg,False,True\n",
+    "line ends of the first Macs": "path,label\r1.jpg,cat\r2.jpg,dog\r",
     "Excel's line for the separator": "sep=;\npath;label\n1.jpg;cat\n2.jpg;dog\n",
 }
 
@@ -520,7 +530,7 @@ def test_every_faulty_line_of_csv_is_named(tmp_path: Path) -> None:
     ]
 
 
-def test_csv_with_sides_in_place_of_corners_is_refused_until_the_option_says_so(tmp_path: Path) -> None:
+def test_csv_whose_numbers_may_be_sides_is_refused_until_the_option_says_what_they_are(tmp_path: Path) -> None:
     exports.pictures(tmp_path, ["1.jpg"])
     (tmp_path / "labels.csv").write_text("1.jpg,cat,50,40,20,10\n1.jpg,cat,10,5,30,40\n")
     imported = read(tmp_path)
@@ -528,6 +538,7 @@ def test_csv_with_sides_in_place_of_corners_is_refused_until_the_option_says_so(
         pack(imported)
     assert "--boxes xywh" in caught.value.fix
     assert marks(pack(imported, boxes=BoxForm.XYWH)) == {"1.jpg": [("cat", [50, 40, 20, 10]), ("cat", [10, 5, 30, 40])]}
+    assert marks(pack(imported, boxes=BoxForm.XYXY)) == {"1.jpg": [("cat", [20, 10, 30, 30]), ("cat", [10, 5, 20, 35])]}
 
 
 @pytest.mark.parametrize(
@@ -618,3 +629,47 @@ def test_a_folder_that_is_not_recognised_says_what_it_has(tmp_path: Path, files:
         read(tmp_path)
     assert says in caught.value.message
     assert caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "says"),
+    [
+        ("a.csv", "path,label\n1.jpg,Kätzchen\n".encode("latin-1"), "a.csv is not in UTF-8 (byte 18)"),
+        ("a.csv", b"path,cat,dog\n1.jpg,0.9,0.1\n", "a.csv has no column for the label: path, cat, dog"),
+        ("a.jsonl", b'[{"file_name": "1.jpg"},', "a.jsonl, line 1 cannot be read as JSON"),
+        ("a.jsonl", b'{"name": "1.jpg"}', "a.jsonl: 1 line cannot be read: line 1: it names no image"),
+        ("a.json", b'{"images": [', "a.json cannot be read as JSON"),
+        ("a.xml", b"<annotation>", "a.xml cannot be read as XML"),
+    ],
+)
+def test_a_folder_that_is_not_recognised_says_why_a_file_cannot_be_read(
+    tmp_path: Path, name: str, data: bytes, says: str
+) -> None:
+    exports.pictures(tmp_path, ["1.jpg"])
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ImportFault) as caught:
+        read(tmp_path)
+    assert says in "\n".join((caught.value.message, *caught.value.faults))
+
+
+NAMES_ONE = {
+    "labels.csv": "path,label\nphotos/1.jpg,cat\n",
+    "labels.jsonl": '{"file_name": "photos/1.jpg", "label": "cat"}\n',
+    "photos/1.json": '{"shapes": [], "imagePath": "1.jpg", "flags": {"cat": true}}',
+    "photos/1.xml": "<annotation><filename>1.jpg</filename><object><name>cat</name><bndbox><xmin>1</xmin><ymin>1</ymin>"
+    "<xmax>9</xmax><ymax>9</ymax></bndbox></object></annotation>",
+    "coco.json": '{"images": [{"id": 1, "file_name": "photos/1.jpg"}], "annotations": []}',
+}
+
+
+@pytest.mark.parametrize("name", NAMES_ONE)
+def test_images_beside_the_others_that_the_annotations_do_not_name_are_known(tmp_path: Path, name: str) -> None:
+    exports.pictures(tmp_path, ["photos/1.jpg", "photos/2.jpg", "photos/3.PNG", "photos/.4.jpg", "masks/1.png"])
+    (tmp_path / name).write_text(NAMES_ONE[name])
+    assert pack(read(tmp_path)).unnamed == ["photos/2.jpg", "photos/3.PNG"]
+
+
+def test_images_of_splits_that_were_not_chosen_do_not_count_as_unnamed(tmp_path: Path) -> None:
+    exports.pictures(tmp_path, ["1.jpg", "2.jpg"])
+    (tmp_path / "labels.csv").write_text("path,label,split\n1.jpg,cat,train\n2.jpg,dog,test\n")
+    assert pack(read(tmp_path).only(["train"])).unnamed == []

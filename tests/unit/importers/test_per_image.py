@@ -37,6 +37,14 @@ def labels(package: Package) -> dict[str, str]:
 
 
 @TOOLS
+def test_other_files_may_come_before_those_of_annotations(tmp_path: Path, written: Write) -> None:
+    written(picture(tmp_path / "a.jpg"), "a.jpg", "cat")
+    (tmp_path / "1.jpg.aux.xml").write_text("<PAMDataset/>")
+    (tmp_path / "0.json").write_text("{}")
+    assert read(tmp_path).categories == ("cat",)
+
+
+@TOOLS
 @pytest.mark.parametrize(
     ("marks", "images"),
     [

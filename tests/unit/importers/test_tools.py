@@ -6,14 +6,16 @@ Both measure 80 x 60 pixels, and the boxes are [8, 6, 40, 30], in whatever way t
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sightline.importers.model import Format, ImportFault
-from sightline.importers.package import pack
+from sightline.importers.package import ImagesUnresolved, pack
 from sightline.importers.read import read
+from tests.unit.importers import exports
 from tests.unit.importers.exports import coco_file, pictures
 from tests.unit.importers.test_formats import marks, told
 
@@ -376,9 +378,11 @@ def test_fields_of_hugging_face_have_many_names(tmp_path: Path, fields: dict[str
         ({"objects": {"rects": [PIXELS], "kinds": ["cat"]}}, "its objects have no bbox, but rects, kinds"),
         ({"objects": [PIXELS]}, "1 of its labels lacks a name or a number"),
         ({"objects": "[]"}, "its objects are neither a list nor an object"),
+        ({"label": True}, "1 of its labels lacks a name or a number"),
+        ({"label": {"id": 1}}, "1 of its labels lacks a name or a number"),
     ],
 )
-def test_boxes_of_hugging_face_that_are_not_clear_are_refused(
+def test_labels_of_hugging_face_that_are_not_clear_are_refused(
     tmp_path: Path, fields: dict[str, Any], says: str
 ) -> None:
     file = tmp_path / "metadata.jsonl"
@@ -459,7 +463,7 @@ def test_a_name_longer_than_any_files_is_an_image_that_is_not_there(tmp_path: Pa
 
 def test_a_path_longer_than_any_folders_in_a_yaml_is_not_there(tmp_path: Path) -> None:
     pictures(tmp_path / "images", ["1.jpg"])
-    (tmp_path / "images" / "1.txt").write_text("")
+    (tmp_path / "images" / "1.txt").write_text("0 .5 .5 .5 .5")
     (tmp_path / "data.yaml").write_text(f"path: {'x' * 5000}\ntrain: {'y' * 5000}\nval: images\nnames: [cat]\n")
     assert [image.name for image in read(tmp_path).images] == ["images/1.jpg"]
 
@@ -470,3 +474,70 @@ def test_a_table_whose_lines_have_no_label_has_no_columns(tmp_path: Path, text: 
     (tmp_path / "a.csv").write_text(text)
     with pytest.raises(ImportFault, match=r"has no columns|which column names the images"):
         read(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "left_out"),
+    [
+        ("metadata.jsonl", '{"file_name": "1.jpg", "text": "a cat"}\n', ()),
+        (
+            "annotations.xml",
+            '<annotations><image name="1.jpg"><cuboid label="cat"/></image></annotations>',
+            ("left out: 1 shape of the kind cuboid",),
+        ),
+    ],
+)
+def test_an_export_without_a_label_is_refused_with_what_is_left_out(
+    tmp_path: Path, name: str, text: str, left_out: tuple[str, ...]
+) -> None:
+    pictures(tmp_path, ["1.jpg"])
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ImportFault, match="none of its images has a label or a box") as caught:
+        read(tmp_path)
+    assert caught.value.faults == left_out
+
+
+@pytest.mark.parametrize("image", [{}, {"image": {"path": "1.jpg"}}])
+def test_subsets_of_datumaro_may_have_images_of_the_same_name(tmp_path: Path, image: dict[str, Any]) -> None:
+    labels = {"label": {"labels": [{"name": "train"}, {"name": "val"}]}}
+    for number, subset in enumerate(("train", "val")):
+        pictures(tmp_path / "images" / subset, ["1.jpg"])
+        item = {"id": "1", "annotations": [{"type": "label", "label_id": number}], **image}
+        written(tmp_path, f"annotations/{subset}.json", json.dumps({"items": [item], "categories": labels}))
+    assert marks(pack(read(tmp_path))) == {f"images/{name}/1.jpg": [(name, [])] for name in ("train", "val")}
+
+
+def test_a_yaml_that_is_nested_too_deeply_is_named(tmp_path: Path) -> None:
+    written(tmp_path, "data.yaml", f"names: {'[' * 3000}{']' * 3000}")
+    with pytest.raises(ImportFault, match=r"data\.yaml cannot be read as YAML: maximum recursion depth exceeded"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("make", [exports.label_studio, exports.yolo, exports.voc, exports.createml])
+def test_an_export_may_be_in_a_folder_in_the_one_that_is_named(tmp_path: Path, make: Callable[[Path], Path]) -> None:
+    (tmp_path / "download" / "export").mkdir(parents=True)
+    (tmp_path / ".DS_Store").write_bytes(b"")
+    make(tmp_path / "download" / "export")
+    found, direct = (pack(read(source)) for source in (tmp_path, tmp_path / "download" / "export"))
+    assert (found.imported.format, marks(found)) == (direct.imported.format, marks(direct))
+
+
+def test_annotations_below_the_folders_of_classes_are_told(tmp_path: Path) -> None:
+    for job in ("job1", "job2"):
+        (tmp_path / job).mkdir()
+        exports.cvat(tmp_path / job)
+    listed = "job1/annotations.xml (CVAT for images), job2/annotations.xml (CVAT for images)"
+    assert f"note: not read, as the folders' names are the labels: {listed}" in told(read(tmp_path))
+
+
+def test_an_archive_beside_annotations_whose_images_are_missing_is_to_be_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "images.zip").write_bytes(b"")
+    (tmp_path / "labels.csv").write_text("path,label\n1.jpg,cat\n")
+    with pytest.raises(ImagesUnresolved) as caught:
+        pack(read(tmp_path))
+    assert caught.value.fix == "unpack images.zip if that has the images"
+
+
+def test_a_file_of_annotations_may_be_in_a_folder_beside_the_images(tmp_path: Path) -> None:
+    written(tmp_path, "annotations/labels.csv", "path,label\n1.jpg,cat\n2.jpg,dog\n")
+    assert marks(pack(read(tmp_path))) == {"images/1.jpg": [("cat", [])], "images/2.jpg": [("dog", [])]}

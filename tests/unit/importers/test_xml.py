@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sightline.importers.model import ImportFault
+from sightline.importers.model import Box, ImportFault
 from sightline.importers.read import read
 from tests.unit.importers.exports import pictures
 
@@ -58,3 +58,23 @@ def test_marks_of_cvat_that_lack_something_are_named_with_their_image(tmp_path: 
     with pytest.raises(ImportFault) as caught:
         read(tmp_path)
     assert caught.value.faults == (f"image 7, 1.jpg: {says}",)
+
+
+def test_a_mask_of_cvat_becomes_the_box_around_it(tmp_path: Path) -> None:
+    mask = '<mask label="cat" rle="600, 30, 30, 30" left="8" top="6" width="40" height="30"/>'
+    (tmp_path / "a.xml").write_text(f'<annotations><image id="7" name="1.jpg">{mask}</image></annotations>')
+    imported = read(tmp_path)
+    assert imported.images[0].boxes == (Box("cat", 8, 6, 40, 30),)
+    assert imported.notes == ("turned into upright boxes: 1 outline",)
+
+
+def test_the_corners_of_a_box_of_cvat_may_come_in_any_order(tmp_path: Path) -> None:
+    boxes = (
+        '<box label="cat" xtl="48" ytl="6" xbr="8" ybr="36"/>',
+        '<box label="cat" xtl="48" ytl="36" xbr="8" ybr="6"/>',
+        '<box label="cat" xtl="8" ytl="6" xbr="8" ybr="36"/>',
+    )
+    image = f'<image id="7" name="1.jpg">{"".join(boxes)}</image>'
+    (tmp_path / "a.xml").write_text(f"<annotations>{image}</annotations>")
+    (found,) = read(tmp_path).images
+    assert found.boxes == (Box("cat", 8, 6, 40, 30), Box("cat", 8, 6, 40, 30), Box("cat", 8, 6, 0, 30))

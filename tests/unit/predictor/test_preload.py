@@ -1,5 +1,7 @@
 """Models that are loaded before a replica takes calls."""
 
+from typing import Any
+
 import pytest
 
 from services.kit.clock import ManualClock
@@ -11,10 +13,12 @@ from services.predictor.settings import PredictorSettings
 class Loader:
     """Fails for each name as it is told, in turn."""
 
+    can_decode = True
+
     def __init__(self, **faults: list[SightlineError]) -> None:
         self.faults, self.asked = faults, list[str]()
 
-    async def __call__(self, name: str) -> None:
+    async def load_model(self, name: str) -> None:
         self.asked.append(name)
         if self.faults.get(name):
             raise self.faults[name].pop(0)
@@ -23,13 +27,23 @@ class Loader:
 async def test_a_replica_is_ready_once_all_are_loaded_or_cannot_be():
     clock = ManualClock()
     away = Unavailable(what="The trainer", problem="it is not there yet")
-    loader = Loader(a=[away, away], b=[ModelNotFound(name="b")])
+    loader: Any = Loader(a=[away, away], b=[ModelNotFound(name="b")])
     preload = Preload(loader, ("a", "b", "c"), clock)
     start = clock.monotonic()
     assert not await preload.ready()
     await preload.run()
     assert loader.asked == ["a", "a", "a", "b", "c"]
     assert clock.monotonic() - start == 2 * RETRY_SECONDS
+    assert await preload.ready()
+
+
+async def test_a_replica_is_ready_only_while_it_can_decode_images():
+    loader: Any = Loader()
+    preload = Preload(loader, (), ManualClock())
+    await preload.run()
+    loader.can_decode = False
+    assert not await preload.ready()
+    loader.can_decode = True
     assert await preload.ready()
 
 

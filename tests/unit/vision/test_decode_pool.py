@@ -19,7 +19,7 @@ from PIL import Image
 
 from services.kit import callers, landlock
 from services.kit.callers import Caller
-from services.kit.errors import InvalidImage, InvalidImageFormat, InvalidImageSize
+from services.kit.errors import InvalidImage, InvalidImageFormat, InvalidImageSize, Unavailable
 from services.kit.telemetry import MemoryTelemetry
 from services.vision import decode_limits, decode_pool
 from services.vision.cost import Cost
@@ -200,6 +200,22 @@ async def test_a_process_that_died_costs_no_image(world: World) -> None:
     os.kill(world.pool._template.pid, signal.SIGKILL)
     for _ in range(3):
         assert (await world.pixels(ORDINARY)).shape == (240, 320, 3)
+
+
+async def test_a_pool_that_can_start_no_process_is_not_ready_until_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused() -> Template:
+        raise BlockingIOError("Resource temporarily unavailable")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decode_pool, "RETRY_SECONDS", 0.01)
+        patch.setattr(decode_pool, "Template", refused)
+        async with DecodePool.running(LIMITS, MemoryTelemetry()) as pool:
+            await eventually(lambda: not pool.is_ready)
+            with pytest.raises(Unavailable, match="no process can be started"):
+                await pool.decode(ORDINARY, "a.jpg", [128], lambda decoded: None)
+            patch.setattr(decode_pool, "Template", Template)
+            await eventually(lambda: pool.is_ready)
+            assert await pool.decode(ORDINARY, "a.jpg", [128], lambda decoded: True)
 
 
 async def test_an_image_that_crashes_every_process_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

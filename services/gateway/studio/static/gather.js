@@ -2,7 +2,7 @@
 
 import {entries} from "./zip.js";
 
-const HIDDEN = /(^|\/)(\.|__MACOSX\/|Thumbs\.db$|desktop\.ini$)/i, ZIP = /\.zip$/i;
+const HIDDEN = /(^|\/)(\.|__MACOSX\/|@eaDir\/|Thumbs\.db$|desktop\.ini$)/i, ZIP = /\.zip$/i;
 
 const plain = (file, path) => ({path, size: file.size, read: async () => file});
 

@@ -61,10 +61,10 @@ async function understand() {
   document.getElementById("reading").hidden = false;
   try {
     if (!dropped.files.length) throw new Error(text.no_files);
-    const name = [...crypto.getRandomValues(new Uint8Array(8))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
-    const found = await send(`${root}/drops?upload=${name}`, await described(), text.unreachable);
+    const found = await send(`${root}/drops`, await described(), text.unreachable);
     if (turn !== latest) return;
     if (found.problem) throw refused(found.problem);
+    const name = [...crypto.getRandomValues(new Uint8Array(8))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
     plan = {...found, upload: name};
     show();
   } catch (error) {

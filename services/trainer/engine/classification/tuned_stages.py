@@ -1,17 +1,14 @@
 """Rung 1 for a few hundred images: the last stages of a network tuned on stored maps, beside the heads of rung 0.
 
 Each fold is predicted by a network that was tuned without it, which gives the weights of the two in the answer and an
-honest estimate of it. What ships has the mean weights of these networks and of one that was tuned, equally long, on all
-images (a soup: Wortsman et al., 2022).
+honest estimate of it. What ships is tuned on all images, equally long.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.optim.swa_utils import AveragedModel
 
 from services.kit.errors import InvalidRequest
 from services.trainer.engine.classification.companion import (
@@ -66,7 +63,7 @@ def tune_stages(task: TrainTask, session: Session) -> Result:
 
 @dataclass(frozen=True, slots=True)
 class _Tuned:
-    network: Network  # the mean of those of the folds and of all images
+    network: Network  # of all images
     out_of_fold: Floats  # logits [trainable images, categories]
     solved: NDArray[np.bool_]  # which of them have logits
     held_out: Floats
@@ -96,7 +93,6 @@ class _Folds:
         self._announce(planned, costs)
         out_of_fold = np.zeros((len(partition.trainable), categories), np.float32)
         solved = np.zeros(len(partition.trainable), np.bool_)
-        tuned: list[Network] = []
         for fold in range(planned.folds):
             left = replace(costs, step_seconds=self.clock.step_seconds)
             needed = left.fold_seconds(planned.epochs) + left.rest_seconds(planned.epochs)
@@ -107,9 +103,7 @@ class _Folds:
             network = self._trained(partition.trainable[~out], start, planned.epochs)
             out_of_fold[out] = self.tuning.logits(network, partition.trainable[out])
             solved |= out
-            tuned.append(network)
-        tuned.append(self._trained(partition.trainable, head, planned.epochs))
-        network = _averaged(tuned)
+        network = self._trained(partition.trainable, head, planned.epochs)
         held_out = self.tuning.logits(network, partition.held_out)
         return _Tuned(network, out_of_fold, solved, held_out, planned.epochs, planned.epochs * costs.all_steps)
 
@@ -130,15 +124,6 @@ class _Folds:
     def _trained(self, rows: Indices, head: LinearHead, epochs: int) -> Network:
         self.clock.begin()
         return self.tuning.trained(rows, head, epochs)
-
-
-def _averaged(networks: Sequence[Network]) -> Network:
-    """One with the mean of their weights; they were tuned from the same."""
-    mean = AveragedModel(networks[0])
-    for network in networks:
-        mean.update_parameters(network)
-    assert isinstance(mean.module, Network), "a copy of the first"
-    return mean.module
 
 
 def _finished(

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf.empty_pb2 import Empty
 
 from services.gateway.studio.drops import MAX_FILES, MAX_READ, READ, Unfit, lay_out
 from services.gateway.studio.text import Text
 from sightline.importers.model import BoxForm, Format
-from sightline.v1.dataset_service_pb2 import UploadFilesRequest, UploadFilesResponse
+from sightline.v1.dataset_service_pb2 import DeleteUploadRequest, UploadFilesRequest, UploadFilesResponse
+from tests.support.gateway import Answer
 from tests.support.studio import browser
 from tests.unit.importers import exports
 
@@ -36,16 +38,20 @@ def body(files: Files, *, name: str = "photos", **choice: Any) -> bytes:
 
 def opened(parts: list[UploadFilesRequest]) -> UploadFilesResponse:
     """An upload that may have images of 64 KiB."""
-    assert [part.header.upload_id for part in parts] == ["u1"]
+    assert [part.header.upload_id for part in parts] == [""]
     return UploadFilesResponse(upload_id="u1", max_image_bytes=65536)
+
+
+UPLOADS: dict[str, Answer] = {"UploadFiles": opened, "DeleteUpload": lambda request: Empty()}
 
 
 async def read(files: Files, *, limit: int = 1024**2, **choice: Any) -> Any:
     """What the page gets."""
-    async with browser({"UploadFiles": opened}, max_image_batch_bytes=limit) as one:
+    async with browser(UPLOADS, max_image_batch_bytes=limit) as one:
         await one.open("/studio/new")
-        response = await one.send("/studio/drops?upload=u1", body(files, **choice))
+        response = await one.send("/studio/drops", body(files, **choice))
     assert response.status_code == 200, response.text
+    assert one.requests("DeleteUpload") == [DeleteUploadRequest(name="uploads/u1")], "nobody needs it any more"
     return response.json()
 
 
@@ -224,19 +230,19 @@ def test_nothing_is_kept_on_the_server(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("path", ["../{a}.json", "x" * 300, "a.json"])
 async def test_files_that_cannot_be_laid_out_are_named_on_the_page(path: str):
-    async with browser({"UploadFiles": opened}) as one:
+    async with browser(UPLOADS) as one:
         await one.open("/studio/new")
         sent = body({path: b"{}"}).replace(b"files", b"fils" if path == "a.json" else b"files")
-        response = await one.send("/studio/drops?upload=u1", sent)
+        response = await one.send("/studio/drops", sent)
     assert response.status_code == 400
     assert path in response.text or "cannot be read" in response.text
     assert "<html" not in response.text
 
 
 async def test_labels_that_are_too_large_are_refused_unread(tmp_path: Path):
-    async with browser({"UploadFiles": opened}, max_image_batch_bytes=1024) as one:
+    async with browser(UPLOADS, max_image_batch_bytes=1024) as one:
         await one.open("/studio/new")
-        response = await one.send("/studio/drops?upload=u1", body({"a.json": b" " * 2048}))
+        response = await one.send("/studio/drops", body({"a.json": b" " * 2048}))
     assert response.status_code == 413
 
 

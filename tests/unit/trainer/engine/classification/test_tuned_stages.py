@@ -25,7 +25,7 @@ from services.trainer.performance import Source
 from services.trainer.predictions import Predictions, read_predictions
 from services.trainer.recipe import Depth, Framing, Recipe, Split
 from services.vision import bundle, preprocess
-from services.vision.backbones import Network, build
+from services.vision.backbones import build
 from services.vision.card import WeightsSource
 from services.vision.classifier import Classifier
 from services.vision.weights import PretrainedWeights
@@ -147,30 +147,6 @@ def selected(result: Result) -> set[int]:
     found = read_predictions(Path(result.predictions_path).read_bytes())
     assert isinstance(found, Predictions)
     return set(found.image_ids)
-
-
-def test_what_ships_has_the_mean_weights_of_all_networks_that_were_tuned(snapshot, monkeypatch) -> None:
-    tuned: list[Network] = []
-
-    def noting(self, rows, head, epochs, steps=None):
-        network = tune(self, rows, head, epochs, steps)
-        if steps is None:
-            tuned.append(network)
-        return network
-
-    tune = StageTuning.trained
-    monkeypatch.setattr(StageTuning, "trained", noting)
-    monkeypatch.setattr("services.trainer.engine.classification.companion.SHARES", (0.5,))
-    result, _ = trained(task_for(snapshot, stages_recipe()))
-    shipped = bundle.load(Path(result.bundle_directory), "cpu")
-    assert isinstance(shipped, Classifier)
-    assert len(tuned) == 5 + 1
-    network, *_ = shipped.network.networks()
-    of_each = zip(*(each.features.parameters() for each in tuned), strict=True)
-    means = [torch.stack(same).mean(dim=0) for same in of_each]
-    torch.testing.assert_close(list(network.features.parameters()), means, atol=1e-6, rtol=1e-4)
-    first, *_, last = (list(each.stages()[0].parameters())[0] for each in tuned)
-    assert not torch.equal(first, last)
 
 
 def test_the_same_task_gives_the_same_bundle(snapshot, tmp_path) -> None:
