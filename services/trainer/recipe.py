@@ -35,7 +35,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     pretrained: bool = True  # False: random weights, even if pretrained ones are available
     views: int = 1  # of each training image: 1 plain, 2 also mirrored, 3 and more also closer crops
     resolution: int = 0  # pixels; 0: by the backbone's rule, or less for small images if untrained
-    tuned_resolution: int = 0  # pixels, of a classifier's network that a fine-tuning changes; 0: as the frozen ones
+    tuned_resolution: int = 0  # pixels, of the network that is tuned on stored maps; 0: as the frozen ones
     depth: Depth = Depth.ALL  # this and the following: rung 1 only
     learning_rate: float = 1e-3  # the peak of the schedule
     backbone_rate: float = 1.0  # of a detector: its share of the learning rate

@@ -79,7 +79,7 @@ class _Sources:
 
 
 def tunable(backbone: LoadedBackbone, task: TrainTask) -> LoadedBackbone:
-    """A copy that may change, at the input size that the recipe has for what it tunes."""
+    """A copy that may change, at the input's side that the recipe has for it."""
     side = task.recipe.tuned_resolution
     rule = backbone.rule.resized(side) if side else backbone.rule
     return replace(backbone, network=copy.deepcopy(backbone.network).to(task.device), rule=rule)
