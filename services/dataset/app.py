@@ -40,10 +40,10 @@ from services.kit.jobs import Job, announce
 from services.kit.log import Log
 from services.kit.names import check_id, new_uid, own, parse
 from services.kit.paging import check_page_size, decode_token, encode_token, page_of
-from services.kit.plurals import counted
 from services.kit.queue import Queue
 from services.kit.records import Versioned
 from services.vision.snapshot import Category
+from sightline.plurals import counted
 
 MAX_URIS = 10
 MAX_CODES = 100  # in a filter of findings

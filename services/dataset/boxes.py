@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from services.dataset.repair import number_of
-from services.kit.plurals import counted
+from sightline.plurals import counted
 
 Xywh = tuple[float, float, float, float]  # x, y, width, height
 EDGE = 1e-3  # fraction of a side by which a box may stick out without a finding

@@ -8,7 +8,7 @@ import msgspec
 from services.dataset.domain import FindingCounts
 from services.dataset.finding_rules import ANNOTATION_ERRORS, RULES, Severity
 from services.kit.masking import without_credentials
-from services.kit.plurals import counted, fill
+from sightline.plurals import counted, fill
 
 MAX_TEXT = 1024  # characters of a file name or value in a finding
 

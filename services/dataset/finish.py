@@ -17,7 +17,6 @@ from services.dataset.settings import DatasetSettings
 from services.kit import names
 from services.kit.alike import alike
 from services.kit.errors import DatasetAnnotationsInvalid, DatasetEmpty
-from services.kit.plurals import counted
 from services.vision.snapshot import (
     MIN_IMAGES_PER_CATEGORY,
     AnnotationKind,
@@ -29,6 +28,7 @@ from services.vision.snapshot import (
     count_categories,
     read_index,
 )
+from sightline.plurals import counted
 
 IMBALANCE = 20  # a category is rare if the most frequent one has this many times its annotations
 FEW_IMAGES = 10  # of a category, with fewer of which hardly anything can be learnt or measured

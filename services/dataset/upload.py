@@ -26,10 +26,10 @@ from services.kit.errors import (
     WrongState,
 )
 from services.kit.names import check_id, new_uid, parse
-from services.kit.plurals import counted
 from services.kit.reach import UPLOADS
 from services.kit.telemetry import Telemetry
 from sightline.blob_keys import fault_of_key
+from sightline.plurals import counted
 
 MAX_CHUNK = 1 << 20
 REQUEST_BYTES = {"UploadFiles": MAX_CHUNK + (64 << 10)}  # of the rpcs with large requests

@@ -12,7 +12,7 @@ from pathlib import Path
 from services.infra.findings import GIB, Report
 from services.kit import confinement
 from services.kit.digests import file_digest
-from services.kit.plurals import counted
+from sightline.plurals import counted
 
 WORKER_BYTES = 4 * GIB  # of memory, with which trainings of small networks succeed
 SHARED = Path("/dev/shm")  # noqa: S108 - it is measured, not written to

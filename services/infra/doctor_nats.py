@@ -20,7 +20,6 @@ from services.infra.jetstream import connect, masked
 from services.infra.jetstream_queue import STREAM as JOBS
 from services.infra.nats_access import NatsAccess
 from services.kit.errors import Unavailable
-from services.kit.plurals import counted
 from services.kit.settings import Settings
 from sightline.local.nats import (
     OLDEST,
@@ -30,6 +29,7 @@ from sightline.local.nats import (
     dotted,
 )
 from sightline.local.nats_users import ADMIN, USERS, publishes
+from sightline.plurals import counted
 
 RECORDS = "KV_sightline_records"
 RECORD_BYTES = 256 * 1024  # the largest record

@@ -36,7 +36,7 @@ from enum import IntEnum
 from typing import ClassVar, Self
 
 from services.kit.masking import without_credentials
-from services.kit.plurals import fill
+from sightline.plurals import fill
 
 DOMAIN = "sightline"
 MAX_VARIABLE = 4096  # characters of a variable of a message: callers' text ends up in errors, records and logs

@@ -36,9 +36,9 @@ from services.kit.errors import (
     RecordNotFound,
     Unavailable,
 )
-from services.kit.plurals import counted
 from services.kit.records import Records, Table, Versioned
 from services.kit.views import View
+from sightline.plurals import counted
 
 COLLECTION = "holds"
 NAMED = 5  # holders in an error

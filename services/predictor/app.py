@@ -20,7 +20,6 @@ from services.kit.errors import (
     TooBusy,
 )
 from services.kit.log import Log
-from services.kit.plurals import counted
 from services.kit.reach import NOTHING_OPEN, Reach
 from services.kit.tasks import repeat
 from services.kit.telemetry import Telemetry
@@ -39,6 +38,7 @@ from services.predictor.sets import check_coverage
 from services.vision.card import ModelCard
 from services.vision.decode import Decoded, ImageInfo
 from services.vision.decode_pool import Decoders
+from sightline.plurals import counted
 
 MOST_OF_A_CALL = 16  # images in work, so that one stream, or batch, leaves places to others
 DEFAULT_SUGGESTIONS = 100

@@ -12,11 +12,11 @@ from typing import Protocol
 from services.kit import names
 from services.kit.clock import Clock
 from services.kit.errors import ModelNotFound, ProjectQuotaExceeded, QuotaExceeded
-from services.kit.plurals import counted
 from services.kit.telemetry import Telemetry
 from services.predictor import metrics
 from services.predictor.domain import Bundle, LoadedModel, ModelRunner
 from services.predictor.metrics import CacheResult, Eviction
+from sightline.plurals import counted
 
 
 @dataclass(frozen=True, slots=True)

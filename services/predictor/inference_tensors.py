@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.kit.errors import InvalidRequest
-from services.kit.plurals import counted
 from services.predictor.results import Analysis, Objects, Tag
 from services.vision.card import ModelKind
 from sightline.inference import open_inference_pb2 as pb
+from sightline.plurals import counted
 
 IMAGE = "image"
 MAX_IMAGES = 64  # in one request

@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.kit.errors import CoverageUnavailable, InvalidRequest
-from services.kit.plurals import counted
 from services.predictor.domain import ImageQuery
 from services.vision.card import ModelCard, ModelKind
 from services.vision.prediction_sets import Calibration, images_needed, members
+from sightline.plurals import counted
 
 UNCALIBRATED = Calibration(0, ())
 

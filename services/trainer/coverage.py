@@ -5,10 +5,10 @@ from dataclasses import replace
 
 from services.kit.alike import alike, similar
 from services.kit.errors import CategoriesUnknown
-from services.kit.plurals import counted
 from services.trainer.datasets import Dataset
 from services.trainer.performance import Coverage, Finding, UnknownCategory
 from services.vision.card import ModelKind
+from sightline.plurals import counted
 
 NAMED = 10  # names in a message
 NAME_LENGTH = 60  # characters of a name in a message

@@ -11,9 +11,9 @@ from services.kit.errors import (
     DatasetNotReady,
     IncorrectModelKind,
 )
-from services.kit.plurals import counted
 from services.vision.card import ModelKind
 from services.vision.snapshot import MIN_IMAGES_PER_CATEGORY, AnnotationKind
+from sightline.plurals import counted
 
 ANNOTATION_KIND = {
     ModelKind.GENERIC_CLASSIFIER: AnnotationKind.IMAGE_CLASSIFICATION,

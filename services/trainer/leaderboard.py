@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 from services.kit.blobs import Blobs
 from services.kit.errors import BlobNotFound
-from services.kit.plurals import counted
 from services.trainer.domain import Model, Trial, scored_trial, served_trial
 from services.trainer.planner.comparison import paired_gain
 from services.trainer.predictions import read_predictions
 from services.trainer.work import WorkState
 from services.vision.card import ModelKind
+from sightline.plurals import counted
 
 MAX_COMPARED = 50  # trials of a model: comparing detectors takes a while
 MAX_REMEMBERED = 10_000

@@ -7,12 +7,12 @@ import struct
 
 from PIL import TiffImagePlugin
 
-from services.kit.plurals import counted
 from services.vision.foreign import COPY, what_it_is
 from sightline.images import libtiff
 from sightline.images.faults import Unusable
 from sightline.images.metadata import jpeg_segments
 from sightline.images.tiff import Directory, directories
+from sightline.plurals import counted
 
 _BITS, _COMPRESSION, _BANDS, _SAMPLE_FORMAT = 258, 259, 277, 339  # TIFF tags
 _SCAN = 0xDA  # JPEG marker

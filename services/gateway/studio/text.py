@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from services.kit.plurals import fill
+from sightline.plurals import fill
 
 FILE = Path(__file__).parent / "text.json"
 

@@ -15,7 +15,6 @@ from services.kit.errors import (
     Unavailable,
 )
 from services.kit.log import Log, about
-from services.kit.plurals import counted
 from services.kit.tasks import alongside
 from services.predictor.app import Output, Predictor
 from services.predictor.batch import blobs as stored
@@ -30,6 +29,7 @@ from services.predictor.batch.removal import clean
 from services.predictor.domain import ImageQuery
 from services.predictor.results import selected
 from services.vision.image_detections import ImageDetections
+from sightline.plurals import counted
 
 _log = Log(__name__)
 

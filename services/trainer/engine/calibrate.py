@@ -19,7 +19,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from services.kit.plurals import counted
 from services.kit.settings import load
 from services.trainer.engine.classification.fuse import fused
 from services.trainer.engine.prefetch import prefetched
@@ -28,6 +27,7 @@ from services.vision import preprocess
 from services.vision.backbones import build, embed
 from services.vision.catalogue import BACKBONES, FIRST_BACKBONE
 from services.vision.device import Device, DeviceUnusable, choose
+from sightline.plurals import counted
 
 RUNS = 7
 IMAGES = 96  # in a run

@@ -9,7 +9,6 @@ from pathlib import Path
 import msgspec
 import torch
 
-from services.kit.plurals import counted
 from services.trainer import feature_blocks
 from services.trainer.engine.classification.features import block_name
 from services.trainer.engine.classification.few_shot import expected_accuracy
@@ -23,6 +22,7 @@ from services.trainer.messages import MANIFEST_FILE, Probed, ProbeTask, Result, 
 from services.trainer.recipe import Framing, Recipe, Split, is_linear
 from services.vision.card import ModelKind, WeightsSource
 from services.vision.snapshot import read_manifest
+from sightline.plurals import counted
 
 ENOUGH_SECONDS = 45.0  # after which no further recipe is tried
 AMPLE = timedelta(hours=1)  # for a miniature, so that no schedule is cut

@@ -4,7 +4,6 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from services.kit.plurals import counted
 from services.trainer.engine.data import Images, Indices
 from services.trainer.performance import Performance
 from services.trainer.predictions import AnyPredictions, write_predictions
@@ -12,6 +11,7 @@ from services.vision import bundle
 from services.vision.card import CardBackbone, CardCategory, ModelCard, ModelKind
 from services.vision.classifier import Classifier
 from services.vision.detector import Detector
+from sightline.plurals import counted
 
 FEW_IMAGES = 10  # of a category
 BUNDLE, PREDICTIONS = "bundle", "predictions.msgpack"  # in the output directory

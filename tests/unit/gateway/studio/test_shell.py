@@ -20,7 +20,7 @@ from services.gateway.studio.text import FILE
 from services.infra.auth import Guard
 from services.infra.static_keys import StaticKeys
 from services.kit.errors import Draining, ModelNotFound, Unauthenticated
-from services.kit.plurals import fill
+from sightline.plurals import fill
 from sightline.v1.model_pb2 import Model
 from sightline.v1.model_service_pb2 import ListModelsResponse
 from tests.support.studio import browser
