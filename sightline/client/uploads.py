@@ -12,8 +12,9 @@ from sightline.client.quantities import size
 from sightline.client.results.kinds import DatasetKind
 from sightline.importers.files import images_in
 from sightline.importers.folders import unread_in
+from sightline.importers.image_files import ImagesUnresolved
 from sightline.importers.model import BoxForm, Format, ImportFault
-from sightline.importers.package import ImagesUnresolved, Package, fault_of_upload, pack, upload_path
+from sightline.importers.package import Package, fault_of_upload, pack, upload_path
 from sightline.importers.read import read
 from sightline.plurals import counted
 from sightline.text import shown

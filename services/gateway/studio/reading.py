@@ -15,8 +15,9 @@ from typing import Any
 from services.kit import landlock
 from sightline.importers.coco_merge import merged
 from sightline.importers.files import read_json, subfolders
+from sightline.importers.image_files import ImagesUnresolved
 from sightline.importers.model import BoxForm, Format, ImportFault, objects, split_of
-from sightline.importers.package import ImagesUnresolved, Package, pack
+from sightline.importers.package import Package, pack
 from sightline.importers.read import read
 
 ADDRESS_BYTES = 1024**3

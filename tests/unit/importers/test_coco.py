@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from sightline.importers.coco_merge import merged
+from sightline.importers.image_files import ImagesUnresolved
 from sightline.importers.masks import around_segmentation
 from sightline.importers.model import BoxForm, ImportFault
-from sightline.importers.package import ImagesUnresolved, pack
+from sightline.importers.package import pack
 from sightline.importers.read import read
 from tests.unit.importers import exports
 from tests.unit.importers.test_formats import content, marks, told

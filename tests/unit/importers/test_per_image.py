@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from sightline.importers.image_files import ImagesUnresolved
 from sightline.importers.model import ImportFault
-from sightline.importers.package import ImagesUnresolved, Package, pack
+from sightline.importers.package import Package, pack
 from sightline.importers.read import read
 from tests.unit.importers.exports import picture, pictures
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from sightline.importers.image_files import ImagesUnresolved
 from sightline.importers.model import Format, ImportFault
-from sightline.importers.package import ImagesUnresolved, pack
+from sightline.importers.package import pack
 from sightline.importers.read import read
 from tests.unit.importers import exports
 from tests.unit.importers.exports import coco_file, pictures
