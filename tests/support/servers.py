@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import signal
 import socket
@@ -16,12 +17,14 @@ import pytest
 
 from services.kit.settings import Settings
 from sightline.local import nats
+from sightline.local.ports import is_free
 
 START_SECONDS = 20.0
 ACK_WAIT = timedelta(seconds=Settings.model_fields["ack_wait_seconds"].default)  # of the queues of our processes
 # The fixtures with a nats-server: of the version that deploy/ pins, and of the oldest that is supported.
 NATS_SERVERS = ("nats_server", pytest.param("oldest_nats_server", marks=pytest.mark.oldest_nats))
 SERVER_PATH = "/usr/local/sbin:/usr/sbin:/sbin"  # where distributions put servers
+PORTS = range(20_000, 32_000)  # below those that systems choose themselves, for connections and for port 0
 
 
 class ServerMissing(RuntimeError):
@@ -51,10 +54,10 @@ def oldest_nats() -> str:
 
 
 def free_port() -> int:
-    """A loopback port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A loopback port that nothing listens on now, and that the system gives to nobody who does not ask for it."""
+    while not is_free(port := random.SystemRandom().choice(PORTS)):
+        pass
+    return port
 
 
 def wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
