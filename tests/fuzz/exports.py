@@ -9,8 +9,9 @@ from pathlib import Path
 from random import Random
 
 from sightline.importers.files import walk
+from sightline.importers.image_files import ANNOTATIONS
 from sightline.importers.model import ImportFault
-from sightline.importers.package import ANNOTATIONS, pack
+from sightline.importers.package import pack
 from sightline.importers.read import read
 from sightline.importers.summary import summary
 from tests.fuzz.mutations import mutated, mutated_json
