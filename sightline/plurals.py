@@ -1,12 +1,17 @@
-"""Counts with their noun: `1 image`, `2 images`."""
+"""How counts and lists are said: `1 image`, `2 images`, `cats, dogs, …`."""
 
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 
 def counted(count: int, singular: str, plural: str = "") -> str:
     """The count and its noun; the plural adds an s unless it is given."""
     return f"{count} {singular if count == 1 else plural or f'{singular}s'}"
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """The first names, and whether there are more."""
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 
 def fill(template: str, variables: Mapping[str, object]) -> str:

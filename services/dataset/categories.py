@@ -7,6 +7,7 @@ from msgspec import structs
 from services.dataset.coco import CocoCategory
 from services.dataset.findings import FindingLog
 from services.kit.alike import tidy
+from sightline.plurals import listed
 from sightline.text import fault_of_text
 
 MAX_NAME = 256  # characters of a category's name
@@ -51,8 +52,7 @@ class Categories:
             by_id.setdefault(category.id, category)
             by_name.setdefault(category.name, category.id)
         if unused := [f"{one.name!r} (id {one.id})" for one in declared if used and one.id not in used]:
-            names = ", ".join(unused[:NAMED]) + (", …" if len(unused) > NAMED else "")
-            log.add("categoriesUnused", uri, count=len(unused), names=names)
+            log.add("categoriesUnused", uri, count=len(unused), names=listed(unused, NAMED))
         return {id_: self._place(by_id[id_]) for id_ in sorted(by_id)}
 
     def _place(self, category: CocoCategory) -> int:

@@ -28,7 +28,7 @@ from services.vision.snapshot import (
     count_categories,
     read_index,
 )
-from sightline.plurals import counted
+from sightline.plurals import counted, listed
 
 IMBALANCE = 20  # a category is rare if the most frequent one has this many times its annotations
 FEW_IMAGES = 10  # of a category, with fewer of which hardly anything can be learnt or measured
@@ -198,15 +198,11 @@ def _find_imbalance(manifest: Manifest, log: FindingLog) -> None:
     most = max(manifest.categories, key=lambda category: category.annotation_count)
     rare = [one.name for one in manifest.categories if 0 < one.annotation_count * IMBALANCE < most.annotation_count]
     if rare:
-        most_often, names = most.annotation_count, _listed(rare)
+        most_often, names = most.annotation_count, listed(rare, NAMED)
         log.add("categoriesImbalanced", category=most.name, most=most_often, count=len(rare), names=names)
     few = [one.name for one in manifest.categories if MIN_IMAGES_PER_CATEGORY <= one.image_count < FEW_IMAGES]
     if few:
-        log.add("categoriesSmall", count=len(few), minimum=FEW_IMAGES, names=_listed(few))
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:NAMED]) + (", …" if len(names) > NAMED else "")
+        log.add("categoriesSmall", count=len(few), minimum=FEW_IMAGES, names=listed(few, NAMED))
 
 
 def _stats(manifest: Manifest, byte_count: int) -> Stats:

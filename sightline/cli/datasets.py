@@ -27,7 +27,7 @@ from sightline.exporters.model import ExportFormat
 from sightline.importers.model import BoxForm, Format
 from sightline.importers.package import Package
 from sightline.importers.summary import summary
-from sightline.plurals import counted
+from sightline.plurals import counted, listed
 from sightline.v1 import dataset_service_pb2 as service
 
 COLLECTION = "datasets"
@@ -126,8 +126,8 @@ def say(package: Package, console: Console) -> None:
     """Prints what was understood of an export."""
     lines = [*summary(package.imported)]
     if unnamed := package.unnamed:
-        shown = ", ".join(unnamed[:LISTED]) + (", …" if len(unnamed) > LISTED else "")
-        lines.append(f"note: left out {counted(len(unnamed), 'image')} that the annotations do not name: {shown}")
+        images = f"{counted(len(unnamed), 'image')} that the annotations do not name"
+        lines.append(f"note: left out {images}: {listed(unnamed, LISTED)}")
     for line in (*lines, f"{size(package.size_bytes)} to upload"):
         console.print(escape(line), soft_wrap=True)
 

@@ -26,7 +26,7 @@ from sightline.client.uploads import Reading, read_export
 from sightline.importers.holdout import FEWEST, hold_out
 from sightline.importers.model import BoxForm, Format
 from sightline.importers.package import Package
-from sightline.plurals import counted
+from sightline.plurals import counted, listed
 
 SHARE = 0.2  # of the images, set aside for testing
 LEAST = 2  # classes, and images of each
@@ -104,9 +104,8 @@ def require_classes(package: Package) -> None:
         fix = "name the folder above it, with a folder of photos for each class"
         raise CommandError(f"{imported.source} has {there}: a classifier needs at least two to tell apart", fix=fix)
     if rare := [name for name, images in counts.items() if images < LEAST]:
-        listed = ", ".join(rare[:10]) + (", …" if len(rare) > 10 else "")
         fix = "add images of them, or leave them out"
-        raise CommandError(f"{imported.source}: there are fewer than {LEAST} images of {listed}", fix=fix)
+        raise CommandError(f"{imported.source}: there are fewer than {LEAST} images of {listed(rare, 10)}", fix=fix)
 
 
 def free_name(client: Client, photos: Path, name: str, *, tested: bool) -> str:

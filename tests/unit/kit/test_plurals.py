@@ -8,7 +8,7 @@ import pytest
 
 from services.dataset.finding_rules import RULES
 from services.kit.errors import SightlineError
-from sightline.plurals import counted, fill
+from sightline.plurals import counted, fill, listed
 
 NOUNS = "images|boxes|annotations|categories|uris|tags|bytes|pixels|values|retries|attempts|calls"
 WRONG = rf"\b1 (usable )?({NOUNS}|are|were|have)\b"
@@ -30,6 +30,10 @@ def test_a_template_without_counts_is_filled_as_usual() -> None:
     assert fill("{over:.3g} of {name}", {"over": 1.23456, "name": "a|b"}) == "1.23 of a|b"
     with pytest.raises(KeyError, match="missing"):
         fill("{missing}", {})
+
+
+def test_a_long_list_ends_with_an_ellipsis() -> None:
+    assert [listed(names, 2) for names in ((), ("a", "b"), ("a", "b", "c"))] == ["", "a, b", "a, b, …"]
 
 
 def templates() -> Iterator[tuple[str, str]]:
