@@ -20,6 +20,11 @@ _FIRST, _SECOND = r"\\u[dD][89abAB][0-9a-fA-F]{2}", r"\\u[dD][c-fC-F][0-9a-fA-F]
 _HALF = re.compile(f"{_FIRST}(?!{_SECOND})|(?<!{_FIRST}){_SECOND}")
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is none of the user's: hidden, or left there by a program."""
+    return name.startswith(".") or name in JUNK
+
+
 def walk(folder: Path) -> Iterator[str]:
     """The files below the folder, relative to it and in order, without hidden ones."""
     for place, _, names in _places(folder):
@@ -37,14 +42,13 @@ def links_in(folder: Path) -> list[Path]:
 def _places(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
     """Each folder from this one on, with the names of its folders, in order and without hidden ones, and its files."""
     for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in JUNK)
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
         yield Path(place), folders, names
 
 
 def subfolders(folder: Path) -> list[Path]:
     """The folders in a folder by name, without hidden ones."""
-    listed = (one for one in folder.iterdir() if one.is_dir() and not one.name.startswith(".") and one.name not in JUNK)
-    return sorted(listed)
+    return sorted(one for one in folder.iterdir() if one.is_dir() and not is_hidden(one.name))
 
 
 def images_in(folder: Path) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sightline.importers.files import PACKED, has_images, images_in, is_packed, links_in, subfolders, walk
 from sightline.importers.model import Format, Imported, ImportFault, LabelledImage, Notes, in_order, is_image, split_of
+from sightline.plurals import counted
 
 UNREAD = {
     *(
@@ -54,8 +55,8 @@ def read(folder: Path) -> Imported:
         notes.add(f"left out, as they cannot be read here: {unread}; convert them to JPEG or PNG")
     if packed := _counts(suffixes, PACKED):
         notes.add(f"left out, as they are packed: {packed}; unpack them into the folders of their classes")
-    if bare := sum(not Path(name).suffix for one in subfolders(top) for name in walk(one)):
-        notes.add(f"left out, as their names have no extension: {bare} files")
+    if bare := sum(_suffixes_in(one)[""] for one in subfolders(top)):
+        notes.add(f"left out, as their names have no extension: {counted(bare, 'file')}")
     links = [link.relative_to(top).as_posix() for one in subfolders(top) for link in links_in(one)]
     if links:
         notes.add(f"left out, as links below a class's folder are not followed: {', '.join(links)}")
@@ -81,7 +82,7 @@ def _suffixes_in(folder: Path) -> Counter[str]:
 def _counts(suffixes: Counter[str], listed: Collection[str]) -> str:
     """The counts of those that are listed, in words."""
     found = [(suffix, count) for suffix, count in suffixes.most_common() if suffix in listed]
-    return ", ".join(f"{count} {suffix} {'file' if count == 1 else 'files'}" for suffix, count in found)
+    return ", ".join(counted(count, f"{suffix} file") for suffix, count in found)
 
 
 def packed_in(folder: Path) -> list[str]:

@@ -6,12 +6,7 @@ from pathlib import Path
 
 from sightline.importers.files import is_there, walk
 from sightline.importers.folders import packed_in
-from sightline.importers.model import (
-    Imported,
-    ImportFault,
-    LabelledImage,
-    text_of,
-)
+from sightline.importers.model import Imported, ImportFault, LabelledImage, text_of
 from sightline.importers.names import Match, Resolver, leaves_folder, slashed, unshared
 from sightline.importers.per_image import folder_of
 from sightline.plurals import counted

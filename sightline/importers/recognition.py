@@ -23,7 +23,7 @@ from sightline.importers import (
     voc,
     yolo,
 )
-from sightline.importers.files import JUNK, has_images, images_in, is_packed, read_json, read_xml, subfolders, walk
+from sightline.importers.files import has_images, images_in, is_hidden, is_packed, read_json, read_xml, subfolders, walk
 from sightline.importers.model import TITLES, Format, ImportFault, is_image, split_of
 from sightline.importers.names import folded
 from sightline.importers.yolo_labels import texts_of_images
@@ -139,19 +139,19 @@ def _of_one_image(content: object) -> Format | None:
 
 
 def _of_json(content: object) -> Format | None:
-    if coco.is_coco(content):
-        return Format.COCO
-    if custom_vision.entries(content):
-        return Format.CUSTOM_VISION
-    if via.entries(content):
-        return Format.VIA
-    if createml.entries(content):
-        return Format.CREATEML
-    if datumaro.is_datumaro(content):
-        return Format.DATUMARO
-    if fiftyone.is_fiftyone(content):
-        return Format.FIFTYONE
-    return Format.LABEL_STUDIO if label_studio.tasks(content) else None
+    """The form of a JSON file that annotates all images."""
+    return next((form for form, found_in in _JSON.items() if found_in(content)), None)
+
+
+_JSON: dict[Format, Callable[[object], object]] = {
+    Format.COCO: coco.is_coco,
+    Format.CUSTOM_VISION: custom_vision.entries,
+    Format.VIA: via.entries,
+    Format.CREATEML: createml.entries,
+    Format.DATUMARO: datumaro.is_datumaro,
+    Format.FIFTYONE: fiftyone.is_fiftyone,
+    Format.LABEL_STUDIO: label_studio.tasks,
+}
 
 
 def _of_folder(folder: Path) -> tuple[Format, Path] | None:
@@ -176,7 +176,7 @@ def _of_folder(folder: Path) -> tuple[Format, Path] | None:
 
 def _in_only_folder(folder: Path) -> tuple[Format, Path] | None:
     """The form of the folder that has everything, as archives often do, and where it is; None for a split or class."""
-    listed = [one for one in folder.iterdir() if not one.name.startswith(".") and one.name not in JUNK]
+    listed = [one for one in folder.iterdir() if not is_hidden(one.name)]
     if len(listed) != 1 or not listed[0].is_dir() or split_of(listed[0].name):
         return None
     form, place = _of_folder(listed[0]) or (Format.FOLDERS, folder)
