@@ -57,11 +57,12 @@ Check: TypeAlias = Callable[["float | None"], None]  # see `server.Service`
 class Calls(grpc.aio.ServerInterceptor):
     """The server's interceptor.
 
-    Law: a call is counted, logged and limited from its headers on, before any of its request is read. A failed call is
-    answered with one status that has exactly one ErrorInfo; the message of an unknown exception stays in the log, under
-    the id in the answer. A handler's own `context.abort` and cancellation pass through untouched. Handlers read
-    requests from their argument, never with `context.read`. A Delete that the caller's gRPC retries because it got no
-    answer succeeds even if the resource is gone. Handlers see names with their project, callers without.
+    Law: a call is counted, logged and limited from its headers on, before any of its request is read. Its end is counted
+    before the caller hears of it. A failed call is answered with one status that has exactly one ErrorInfo; the message
+    of an unknown exception stays in the log, under the id in the answer. A handler's own `context.abort` and
+    cancellation pass through untouched. Handlers read requests from their argument, never with `context.read`. A Delete
+    that the caller's gRPC retries because it got no answer succeeds even if the resource is gone. Handlers see names
+    with their project, callers without.
     """
 
     def __init__(
@@ -195,6 +196,7 @@ class Calls(grpc.aio.ServerInterceptor):
             call.span = span.enter_context(around)
         context.set_trailing_metadata(((REQUEST_ID, call.request_id),))
         self._telemetry.add(server_metrics.STARTED, 1, **rpc.labels)
+        refusal = None
         try:
             async with call.timeout:
                 try:
@@ -214,12 +216,14 @@ class Calls(grpc.aio.ServerInterceptor):
             call.code = StatusCode.CANCELLED
             raise asyncio.CancelledError from None
         except Exception as error:  # noqa: BLE001 - whatever a handler raises must become a status
-            await self._refuse(call, error)
+            refusal = self._refusal(call, error)
         finally:
             self._forget(call)
             self._record(call)
             call.describe()
             span.close()
+        if refusal:
+            await context.abort(*refusal)
 
     def _watching_token(self, call: Call) -> AbstractAsyncContextManager[None]:
         """Ends a stream once its caller would no longer be admitted."""
@@ -269,15 +273,15 @@ class Calls(grpc.aio.ServerInterceptor):
         if not self._live:
             self._idle.set()
 
-    async def _refuse(self, call: Call, error: Exception) -> None:
-        """Fails the call with the error's status; raises what gRPC raises for that."""
+    def _refusal(self, call: Call, error: Exception) -> tuple[StatusCode, str, tuple[tuple[str, str | bytes], ...]]:
+        """The code, message and trailers that tell the caller of the error."""
         known = self._understand(call, error)
         status = projects.shown_status(status_of(known), callers.acting_project())
         call.code, call.reason = _CODES[status.code], known.reason
         trailers = ((REQUEST_ID, call.request_id), (DETAILS, status.SerializeToString()))
         if not known.resend:
             trailers = (*trailers, NO_RESENDING)
-        await call.context.abort(call.code, status.message, trailers)
+        return call.code, status.message, trailers
 
     def _understand(self, call: Call, error: Exception) -> SightlineError:
         if isinstance(error, TimeoutError) and call.timeout.expired():
