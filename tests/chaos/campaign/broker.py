@@ -45,6 +45,7 @@ class Broker:
             self.servers.append(NatsServer(folder / f"nats-{number}", config=config))
         self.down: set[int] = set()  # on purpose
         self.paused: set[int] = set()
+        self.killed = 0  # crashes so far
 
     @property
     def url(self) -> str:
@@ -55,6 +56,7 @@ class Broker:
         """Crashes a server."""
         self.down.add(number)
         self.paused.discard(number)
+        self.killed += 1
         self.servers[number].kill()
 
     def start(self, number: int) -> None:

@@ -67,13 +67,15 @@ class Planned:
         return f"{self.number:4d}  after {self.after_seconds:4.1f} s  {self.name} for {self.seconds:.1f} s"
 
 
-def schedule(seed: str, count: int, names: Sequence[str], pause_seconds: tuple[float, float]) -> list[Planned]:
-    """That many faults; every name comes once before one comes again."""
+def schedule(
+    seed: str, count: int, names: Sequence[str], pause_seconds: tuple[float, float], pace: float = 1.0
+) -> list[Planned]:
+    """That many faults; every name comes once before one comes again. Pauses and faults are shorter by the pace."""
     chance, left, planned = Random(f"{seed}/faults"), list[str](), list[Planned]()
     for number in range(count):
         left = left or chance.sample(names, len(names))
         seconds, pause = chance.uniform(LEAST_SECONDS, MOST_SECONDS), chance.uniform(*pause_seconds)
-        planned.append(Planned(number, pause, left.pop(), seconds, f"{seed}/{number}"))
+        planned.append(Planned(number, pause / pace, left.pop(), seconds / pace, f"{seed}/{number}"))
     return planned
 
 

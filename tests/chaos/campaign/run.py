@@ -60,10 +60,12 @@ def disturb(
     return done
 
 
-def records(seed: str, minutes: float, folder: Path, say: Say, *, lanes: int, only: Sequence[str]) -> Outcome:
+def records(
+    seed: str, minutes: float, folder: Path, say: Say, *, lanes: int, only: Sequence[str], pace: float = 1.0
+) -> Outcome:
     """The campaign on records and queue."""
     chosen = only or [name for name in faults.BROKER if name != "wipe-jobs"]
-    planned = faults.schedule(seed, ENDLESS if minutes > 5 else 2_000, chosen, PAUSE_SECONDS)
+    planned = faults.schedule(seed, ENDLESS if minutes > 5 else 2_000, chosen, PAUSE_SECONDS, pace)
     partitions = "partition-server" in chosen
 
     with Network(seed) as network:
@@ -88,6 +90,7 @@ def records(seed: str, minutes: float, folder: Path, say: Say, *, lanes: int, on
             "seed": seed,
             "seconds": round(time.monotonic() - began),
             "faults": dict(done),
+            "killed": broker.killed,
             "acknowledged": tally.acknowledged.total(),
             "unanswered": tally.unanswered.total(),
             "jobs": len(tally.published),
@@ -98,9 +101,11 @@ def records(seed: str, minutes: float, folder: Path, say: Say, *, lanes: int, on
     )
 
 
-def whole(seed: str, minutes: float, folder: Path, say: Say, *, lanes: int, only: Sequence[str]) -> Outcome:
+def whole(
+    seed: str, minutes: float, folder: Path, say: Say, *, lanes: int, only: Sequence[str], pace: float = 1.0
+) -> Outcome:
     """The campaign on the whole suite."""
-    planned = faults.schedule(seed, 2_000, only or [*faults.BROKER, *faults.SUITE], PAUSE_SECONDS)
+    planned = faults.schedule(seed, 2_000, only or [*faults.BROKER, *faults.SUITE], PAUSE_SECONDS, pace)
     began = time.monotonic()
     with suite.running(seed, folder, callers=lanes, replicas=2) as campaign:
         say(f"the suite runs after {time.monotonic() - began:.0f} s")
@@ -117,6 +122,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--lanes", type=int, default=4, help="callers")
     parser.add_argument("--only", default="", help="names of faults, separated by commas")
+    parser.add_argument("--pace", type=float, default=1.0, help="how many times as fast faults follow each other")
     parser.add_argument(
         "--keep", type=Path, help="a folder for the servers' files and logs; by default a temporary one"
     )
@@ -124,7 +130,8 @@ def main(arguments: Sequence[str]) -> int:
     folder = asked.keep or Path(tempfile.mkdtemp(prefix="campaign-"))
     only = [name for name in asked.only.split(",") if name]
     try:
-        outcome = STORIES[asked.story](asked.seed, asked.minutes, folder, _print, lanes=asked.lanes, only=only)
+        story = STORIES[asked.story]
+        outcome = story(asked.seed, asked.minutes, folder, _print, lanes=asked.lanes, only=only, pace=asked.pace)
     finally:
         if not asked.keep:
             shutil.rmtree(folder, ignore_errors=True)
