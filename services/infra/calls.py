@@ -57,9 +57,9 @@ Check: TypeAlias = Callable[["float | None"], None]  # see `server.Service`
 class Calls(grpc.aio.ServerInterceptor):
     """The server's interceptor.
 
-    Law: a call is counted, logged and limited from its headers on, before any of its request is read. Its end is counted
-    before the caller hears of it. A failed call is answered with one status that has exactly one ErrorInfo; the message
-    of an unknown exception stays in the log, under the id in the answer. A handler's own `context.abort` and
+    Law: a call is counted, logged and limited from its headers on, before any of its request is read. Its end is
+    counted before the caller hears of it. A failed call is answered with one status that has exactly one ErrorInfo; the
+    message of an unknown exception stays in the log, under the id in the answer. A handler's own `context.abort` and
     cancellation pass through untouched. Handlers read requests from their argument, never with `context.read`. A Delete
     that the caller's gRPC retries because it got no answer succeeds even if the resource is gone. Handlers see names
     with their project, callers without.

@@ -46,6 +46,7 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
     weights_source: WeightsSource
     backbones: tuple[str, ...]  # whose pretrained weights the worker has or can fetch
     mirror: bool = True
+    by_graph: bool = False  # features, see `FeatureUse`
     boxes: BoxStatistics | None = None  # of all images
     stored: tuple[FeaturePass, ...] = ()  # whose features of all images the feature bank has
 

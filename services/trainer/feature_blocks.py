@@ -19,7 +19,7 @@ from services.trainer.recipe import Framing, Recipe, is_linear
 from services.vision.card import ModelKind
 
 IMAGES = 2048  # of a block, at most
-EXTRACTION = 2  # increase it if the same weights and images would give other features than before
+EXTRACTION = 3  # increase it if the same weights and images would give other features than before
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
@@ -48,6 +48,7 @@ class FeatureUse(msgspec.Struct, frozen=True, kw_only=True):
     reused: int  # computed by an earlier trial
     computed: int
     saved: timedelta  # that computing the reused ones took
+    by_graph: bool = False  # in ONNX Runtime, which on a CPU takes half of torch's time; False of earlier versions
 
 
 def kind(device: str, framing: str, resolution: int, view: int) -> str:

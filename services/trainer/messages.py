@@ -37,7 +37,7 @@ class TrainTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     allowance: timedelta  # of this attempt, from the task's arrival to its Result: a hard limit
     output_directory: str
     cache_directory: str  # shared by the trials of a snapshot; may be lost or written by others at any time
-    graphs_directory: str = ""  # of traced networks, see `vision.graphs`; empty: the bundle gets no graphs
+    graphs_directory: str = ""  # of traced networks, see `vision.graphs`; empty: torch runs all, bundles get no graphs
     weights_directory: str | None = None
     installed_weights: bool = False  # those in installed packages too, if neither that directory nor the cache has them
     download_weights: bool = False  # if nothing on this machine has them
@@ -79,6 +79,7 @@ class ProbeTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     images_per_category: float | None  # of the whole snapshot; None if the sample lacks categories
     output_directory: str
     cache_directory: str
+    graphs_directory: str = ""
     weights_directory: str | None = None
     installed_weights: bool = False
     download_weights: bool = False

@@ -20,6 +20,8 @@ from services.vision.inputs import ClassifierInputs, DetectorInputs, Letterboxed
 from services.vision.sealing import BundleCorrupt, load_card, names_of, verify
 from services.vision.suppression import suppressed
 
+PIECE = 2  # images of a pass in one thread: more do not fit a core's caches
+
 Floats = NDArray[np.float32]
 
 
@@ -40,19 +42,21 @@ class Graph:
     All networks of the process share the memory for what lies between their layers.
     """
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, model: Path | bytes, threads: int) -> None:
         _share_memory()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.use_env_allocators", "1")
         try:
-            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as fault:  # ONNX Runtime's own errors have no common base
-            raise BundleCorrupt(f"{path.name} cannot be used: {fault}") from fault
+            name = model.name if isinstance(model, Path) else "the graph"
+            raise BundleCorrupt(f"{name} cannot be used: {fault}") from fault
+        (self._input,) = (each.name for each in self._session.get_inputs())
 
-    def run(self, outputs: Sequence[str], pixels: NDArray[np.uint8]) -> list[Floats]:
-        return [np.asarray(output) for output in self._session.run(outputs, {"pixels": pixels})]
+    def run(self, outputs: Sequence[str], pixels: NDArray[np.uint8] | Floats) -> list[Floats]:
+        return [np.asarray(output) for output in self._session.run(outputs, {self._input: pixels})]
 
 
 @cache

@@ -96,9 +96,9 @@ def main() -> None:
 
 def add(name: str, folder: Path) -> None:
     """Traces the network unless its graph is there; GraphUnavailable."""
-    path = _path(name, folder)
-    if path.exists():
+    if is_traced(name, folder):
         return
+    path = _path(name, folder)
     try:
         network = _traceable(name)
         data = _trace(network, unit_of(name)).SerializeToString(deterministic=True)
@@ -121,6 +121,11 @@ def traced(name: str, folder: Path) -> onnx.ModelProto:
         return onnx.load(_path(name, folder), load_external_data=False)
     except OSError:
         raise GraphUnavailable(f"{name} was not traced; see SIGHTLINE_GRAPHS_DIRECTORY") from None
+
+
+def is_traced(name: str, folder: Path) -> bool:
+    """Whether the folder has the network's graph."""
+    return _path(name, folder).exists()
 
 
 def _path(name: str, folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Writes a bundle's networks as ONNX graphs, which `graph_models` runs without torch.
+"""Networks as ONNX graphs: those of a bundle, which `graph_models` runs without torch, and one in memory.
 
 Each distinct network of the card has its own graph, `network-{index}.onnx`: the one that `graph_tracing` keeps, over
 this model's tensors, which stay in `weights.safetensors`. Input `pixels`, uint8 [n, h, w, 3], RGB. Outputs of a
@@ -16,6 +16,7 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from services.vision.backbones import Network
 from services.vision.card import WEIGHTS_FILE, InputRule, graph_file
 from services.vision.classifier import Classifier
 from services.vision.detector import Detector
@@ -50,11 +51,26 @@ def write(directory: Path, model: Classifier | Detector, folder: Path) -> None:
                 _count(graph.graph, len(model.card.categories))
             written.append(directory / graph_file(index))
             written[-1].write_bytes(graph.SerializeToString(deterministic=True))
-            _check(written[-1], network, backbone.name, backbone.rule)
+            _check(Graph(written[-1], threads=1), network, backbone.name, backbone.rule)
     except Exception:
         for path in written:
             path.unlink(missing_ok=True)
         raise
+
+
+def opened(network: Network, folder: Path) -> Graph:
+    """A classifier's network with its weights of now, from the traced one in `folder`; GraphUnavailable.
+
+    It takes what the network takes, float32 [n, 3, h, w], and gives the outputs above. Each pass is one thread's.
+    """
+    graph, state = traced(network.backbone.name, folder), network.state_dict()
+    for tensor in graph.graph.initializer:
+        if tensor.data_location == TensorProto.EXTERNAL:
+            values = state[tensor.name.removeprefix(PREFIX)].cpu().numpy()
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    found = Graph(graph.SerializeToString(), threads=1)
+    _check(found, Features(network), network.backbone.name, network.backbone.rule, of_bytes=False)
+    return found
 
 
 def _networks(model: Classifier | Detector) -> Iterable[tuple[int, Traceable, str]]:
@@ -112,15 +128,15 @@ def _normalise(graph: onnx.GraphProto, rule: InputRule) -> None:
 
 
 @torch.inference_mode()
-def _check(path: Path, network: Traceable, name: str, rule: InputRule) -> None:
+def _check(graph: Graph, network: Traceable, name: str, rule: InputRule, *, of_bytes: bool = True) -> None:
     """GraphUnavailable unless the graph matches the network: a tracer fixes whatever it does not see computed."""
-    graph, random = Graph(path, threads=1), np.random.default_rng(0)
-    device = next(network.parameters()).device
+    random, device = np.random.default_rng(0), next(network.parameters()).device
     for count, *sides in _CHECKED:
         shape = (count, *(unit_of(name) * side for side in sides))
         pixels = random.integers(0, 256, (*shape, 3), np.uint8)
         images = normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device), rule)
-        outputs = zip(network.outputs, graph.run(network.outputs, pixels), network(images), strict=True)
+        answered = graph.run(network.outputs, pixels if of_bytes else images.cpu().numpy())
+        outputs = zip(network.outputs, answered, network(images), strict=True)
         for output, found, expected in outputs:
             largest = float(expected.abs().max())
             tolerance = {"boxes": PIXELS, "scores": TOLERANCE}.get(output, 1e-7 + TOLERANCE * largest)

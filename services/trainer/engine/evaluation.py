@@ -1,9 +1,10 @@
 """What the evaluations of both kinds share: matching categories, predicting within the allowance, the result."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import starmap
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -15,11 +16,12 @@ from services.trainer.engine.session import Session
 from services.trainer.messages import EvaluateTask, EvaluationResult
 from services.trainer.performance import Coverage, Performance
 from services.trainer.predictions import AnyPredictions, write_predictions
+from services.vision.graph_models import PIECE, GraphClassifier, GraphDetector
 
 EARLY = 0.25  # share of the allowance before which the pace says little
 
 Input = TypeVar("Input")
-Output = TypeVar("Output")
+Output_co = TypeVar("Output_co", covariant=True)
 
 
 def indices_in(names: tuple[str, ...], categories: tuple[str, ...]) -> Indices:
@@ -28,34 +30,50 @@ def indices_in(names: tuple[str, ...], categories: tuple[str, ...]) -> Indices:
     return np.array([position.get(name, -1) for name in categories], np.int64)
 
 
+class Predictor(Protocol[Input, Output_co]):
+    """A model of one kind."""
+
+    def prepare(self, data: bytes, name: str = "image", /) -> Input: ...
+    def predict_prepared(self, images: Sequence[Input], /) -> Iterable[Output_co]: ...
+
+
 def predicted(
     task: EvaluateTask,
     session: Session,
     images: Images,
     rows: Indices,
+    model: Predictor[Input, Output_co],
     batch_size: int,
-    prepare: Callable[[bytes, str], Input],
-    predict: Callable[[Sequence[Input]], Iterable[Output]],
-) -> dict[int, Output]:
+) -> dict[int, Output_co]:
     """The model's output for each row, decoded ahead of the forward pass; unreadable images are noted and left out.
 
+    Graphs, whose passes take one thread each, run beside one another, a few images at a time.
     Raises NotEnoughBudget as soon as the pace shows that the allowance will not suffice.
     """
+    by_graph = isinstance(model, GraphClassifier | GraphDetector)
+    size = PIECE if by_graph else batch_size
+    batches = [rows[start : start + size] for start in range(0, len(rows), size)]
 
     def prepared(batch: Indices) -> tuple[int, dict[int, Input]]:
         inputs: dict[int, Input] = {}
         for row in batch.tolist():
             try:
-                inputs[row] = prepare(images.read(row), images.samples[row].record.file_name)
+                inputs[row] = model.prepare(images.read(row), images.samples[row].record.file_name)
             except (InvalidImage, ValueError, OSError) as fault:
                 images.note_unreadable(row, fault)
         return len(batch), inputs
 
-    outputs: dict[int, Output] = {}
+    def answered(size: int, inputs: dict[int, Input]) -> tuple[int, dict[int, Output_co]]:
+        return size, dict(zip(inputs, model.predict_prepared(list(inputs.values())), strict=True))
+
+    if by_graph:
+        answers = prefetched(lambda batch: answered(*prepared(batch)), batches, task.threads)
+    else:
+        answers = starmap(answered, prefetched(prepared, batches, task.threads))
+    outputs: dict[int, Output_co] = {}
     done = 0
-    batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-    for size, inputs in prefetched(prepared, batches, task.threads):
-        outputs.update(zip(inputs, predict(list(inputs.values())), strict=True))
+    for size, found in answers:
+        outputs |= found
         done += size
         session.progress("evaluate", done / len(rows))
         _require_time(session, images, done / len(rows))

@@ -10,7 +10,7 @@ from services.trainer.messages import TrainTask
 
 KEPT_BYTES = 2 * 1024**3  # of decoded images
 FRUGAL = 8  # divides KEPT_BYTES for an attempt whose predecessors died
-LOOKAHEAD = 3  # pieces that are ready or in progress
+LOOKAHEAD = 3  # pieces that are ready or in progress, at least
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -26,7 +26,7 @@ def prefetched(make: Callable[[T], R], pieces: Iterable[T], threads: int) -> Ite
         try:
             for piece in pieces:
                 pending.append(pool.submit(make, piece))
-                if len(pending) >= LOOKAHEAD:
+                if len(pending) >= max(LOOKAHEAD, threads + 1):
                     yield _next(pending)
             while pending:
                 yield _next(pending)

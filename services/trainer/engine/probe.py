@@ -56,6 +56,7 @@ def probe(task: ProbeTask, session: Session, train: Train) -> Probed:
         weights_source=first.weights_source,
         backbones=first.backbones,
         mirror=first.mirror,
+        by_graph=bool(first.features and first.features.by_graph),
         stored=_stored(task, [observed.recipe for observed in observations]),
     )
     if task.recipes[0].kind is ModelKind.GENERIC_DETECTOR:
@@ -143,6 +144,7 @@ def _miniature(task: ProbeTask, recipe: Recipe, number: int) -> TrainTask:
         allowance=AMPLE,
         output_directory=str(output),
         cache_directory=task.cache_directory,
+        graphs_directory=task.graphs_directory,
         weights_directory=task.weights_directory,
         installed_weights=task.installed_weights,
         download_weights=task.download_weights,

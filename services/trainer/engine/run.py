@@ -38,10 +38,10 @@ from services.trainer.messages import (
     TrainTask,
 )
 from services.trainer.recipe import is_linear
-from services.vision import bundle
+from services.vision import bundle, graph_models
 from services.vision.card import ModelKind
-from services.vision.detector import Detector
 from services.vision.device import is_of_device
+from services.vision.inputs import DetectorInputs
 
 STARTS = MappingProxyType(
     {ModelKind.GENERIC_CLASSIFIER: classification.start, ModelKind.GENERIC_DETECTOR: detection.start}
@@ -102,9 +102,11 @@ def train(task: TrainTask, session: Session) -> Result:
 
 
 def evaluate(task: EvaluateTask, session: Session) -> EvaluationResult:
-    """Evaluates a bundle with the code of its kind."""
-    model = bundle.load(Path(task.bundle_directory), task.device)
-    if isinstance(model, Detector):
+    """Evaluates a bundle with the code of its kind, on a CPU from its graphs, as it is served."""
+    directory = Path(task.bundle_directory)
+    by_graph = task.device == "cpu" and graph_models.has_graphs(directory)
+    model = graph_models.load(directory) if by_graph else bundle.load(directory, task.device)
+    if isinstance(model, DetectorInputs):
         return evaluate_detector(task, session, model)
     return evaluate_classifier(task, session, model)
 

@@ -6,6 +6,7 @@ from datetime import timedelta
 from services.trainer.domain import MAX_TRIALS, Model, Trial, granted, served_trial
 from services.trainer.feature_blocks import FeaturePass
 from services.trainer.planner.costs import (
+    by_graph,
     evaluation_seconds,
     expected_seconds,
     known_passes,
@@ -31,6 +32,7 @@ class BudgetView:
     trials: int  # that may still be planned
     left: timedelta
     pace: float  # see `costs`
+    by_graph: bool  # the pace
     resolution: int  # for recipes that leave it open
     served: Recipe | None
     running: tuple[Recipe, ...] = ()
@@ -47,6 +49,7 @@ class BudgetView:
             trials=min(model.hyperparameters.max_trials or MAX_TRIALS, MAX_TRIALS) - len(trials),
             left=model.budget - granted(trials, None),
             pace=slowness(trials),
+            by_graph=by_graph(trials),
             resolution=resolution_of(trials),
             served=best.recipe if best else None,
             running=tuple(trial.recipe for trial in trials if not trial.work.ended),
@@ -56,7 +59,8 @@ class BudgetView:
 
     def expected(self, recipe: Recipe) -> float:
         """Seconds that the recipe is expected to take."""
-        return expected_seconds(recipe, self.image_count, self.resolution, self.pace, self.known)
+        pace, is_by_graph = self.pace, self.by_graph
+        return expected_seconds(recipe, self.image_count, self.resolution, pace, self.known, by_graph=is_by_graph)
 
     def evaluation(self, recipe: Recipe) -> float:
         """Seconds that the final evaluation of the recipe's bundle is expected to take; 0 without a test dataset."""

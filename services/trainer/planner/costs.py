@@ -18,6 +18,7 @@ from services.vision.card import ModelKind, WeightsSource, input_size
 from services.vision.catalogue import BACKBONES, FIRST_BACKBONE, RANDOM_START
 
 PRETRAINED_RESOLUTION = input_size(True, BACKBONES[FIRST_BACKBONE].rule.size, ())  # if the recipe leaves it open
+BY_GRAPH = 0.5  # time of a pass by a graph relative to one by torch, both on a CPU
 TRAIN_RATIO = 3.5  # time of a training step relative to a forward pass, per image
 MAPS_RATIO = 0.7  # of a step that trains the last stages on stored maps; of storing a view: 1
 MAP_VIEWS, MAP_FOLDS = 8, 5  # that are stored, and that are predicted
@@ -51,9 +52,12 @@ def expected_seconds(
     resolution: int = PRETRAINED_RESOLUTION,
     pace: float = 1.0,
     known: AbstractSet[FeaturePass] = frozenset(),
+    *,
+    by_graph: bool = False,
 ) -> float:
     """The seconds that a recipe takes, without the passes whose features are known."""
-    return max(1.0, pace) * FIXED_SECONDS + pace * scaling_seconds(recipe, image_count, resolution, known=known)
+    scaling = scaling_seconds(recipe, image_count, resolution, known=known, by_graph=by_graph)
+    return max(1.0, pace) * FIXED_SECONDS + pace * scaling
 
 
 def scaling_seconds(
@@ -62,23 +66,30 @@ def scaling_seconds(
     resolution: int = PRETRAINED_RESOLUTION,
     epochs: int | None = None,
     known: AbstractSet[FeaturePass] = frozenset(),
+    *,
+    by_graph: bool = False,
 ) -> float:
-    """The part that grows with the images, at a pace of 1; with `epochs`, for that many instead of all."""
+    """The part that grows with the images, at a pace of 1; with `epochs`, for that many instead of all.
+
+    `by_graph` says that the pace is one of passes by graphs, which no training has.
+    """
     if is_linear(recipe):
         passes = recipe.views * forward_seconds(recipe, resolution) - _seconds_of_passes(recipe, resolution, known)
         return image_count * (passes + HEAD_SECONDS)
-    if recipe.stored_maps:
-        return image_count * _map_passes(recipe, epochs) * _tuned_seconds(recipe, resolution)
+    epochs = recipe.max_epochs if epochs is None else epochs
+    passes = _map_passes(epochs) if recipe.stored_maps else epochs * _epoch_passes(recipe)
+    return image_count * passes * _tuned_seconds(recipe, resolution) / (BY_GRAPH if by_graph else 1.0)
+
+
+def _epoch_passes(recipe: Recipe) -> float:
+    """Forward passes that take as long as training on an image, or validating by it, once."""
     ratio = DETECTOR_RATIOS[recipe.depth] if _is_detector(recipe) else TRAIN_RATIO
     trained = 1.0 if recipe.refit else TRAINED_SHARE
-    passes = trained * ratio + (1.0 - trained)
-    epochs = recipe.max_epochs if epochs is None else epochs
-    return epochs * image_count * passes * _tuned_seconds(recipe, resolution)
+    return trained * ratio + (1.0 - trained)
 
 
-def _map_passes(recipe: Recipe, epochs: int | None) -> float:
+def _map_passes(epochs: int) -> float:
     """Forward passes that take as long as storing maps, tuning without each fold, and tuning on all images."""
-    epochs = recipe.max_epochs if epochs is None else epochs
     return MAP_VIEWS + epochs * MAPS_RATIO * (MAP_FOLDS * TRAINED_SHARE + 1)
 
 
@@ -117,6 +128,12 @@ def resolution_of(trials: list[Trial]) -> int:
     """The side for recipes that leave it open: the first trial's, once it is known."""
     first = trials[0].result if trials else None
     return first.resolution if first and not trials[0].recipe.resolution else PRETRAINED_RESOLUTION
+
+
+def by_graph(trials: list[Trial]) -> bool:
+    """Whether the pace that the trials show is one of passes by graphs."""
+    first = trials[0].result if trials else None
+    return bool(first and first.features and first.features.by_graph)
 
 
 def slowness(trials: list[Trial]) -> float:

@@ -35,6 +35,7 @@ class MeasuredCosts:
     observations: tuple[Observation, ...]
     weights_source: WeightsSource
     factor: float
+    by_graph: bool = False
 
     def seconds(
         self, recipe: Recipe, image_count: int, resolution: int, known: AbstractSet[FeaturePass] = frozenset()
@@ -42,13 +43,13 @@ class MeasuredCosts:
         """The whole cost, without the passes whose features are known."""
         observed = self._closest(recipe)
         fixed = observed.seconds - observed.scaling_seconds
-        scaling = scaling_seconds(self._as_run(recipe), image_count, resolution, known=known)
-        return self.factor * (fixed + _pace(observed, self._as_run(observed.recipe)) * scaling)
+        ran, by_graph = self._as_run(recipe), self.by_graph
+        scaling = scaling_seconds(ran, image_count, resolution, known=known, by_graph=by_graph)
+        return self.factor * (fixed + self._pace(observed) * scaling)
 
     def evaluation_seconds(self, recipe: Recipe, test_count: int, resolution: int) -> float:
         """Of a model of the recipe on the test dataset."""
-        observed = self._closest(recipe)
-        pace = self.factor * _pace(observed, self._as_run(observed.recipe))
+        pace = self.factor * self._pace(self._closest(recipe))
         return evaluation_seconds(self._as_run(recipe), test_count, resolution, pace)
 
     def score(self, recipe: Recipe, image_count: int) -> float:
@@ -60,6 +61,11 @@ class MeasuredCosts:
     def networks(self, recipe: Recipe) -> tuple[str, ...]:
         """The recipe's, or those that the worker chose if the recipe leaves that to the worker."""
         return self.observations[0].recipe.backbones if recipe.choose else recipe.backbones
+
+    def _pace(self, observed: Observation) -> float:
+        """Measured time divided by the table's, of what grows with the images."""
+        ran, count, side = self._as_run(observed.recipe), observed.image_count, observed.resolution
+        return observed.scaling_seconds / scaling_seconds(ran, count, side, by_graph=self.by_graph)
 
     def _as_run(self, recipe: Recipe) -> Recipe:
         return as_run(msgspec.structs.replace(recipe, backbones=self.networks(recipe)), self.weights_source)
@@ -93,7 +99,7 @@ class Prospect:
         """By what a worker has measured; its probe has ended."""
         probe = estimate.probe
         assert probe is not None, "it has ended"
-        costs = MeasuredCosts(probe.observations, probe.weights_source, estimate.device_factor)
+        costs = MeasuredCosts(probe.observations, probe.weights_source, estimate.device_factor, probe.by_graph)
         held_out = estimate.model.test is None and estimate.fewest >= MIN_HELD_OUT_FROM
         return cls(estimate.model, probe, costs, Source.HOLD_OUT if held_out else Source.CROSS_VALIDATION)
 
@@ -140,11 +146,6 @@ class Prospect:
     def with_budget(self, budget: timedelta) -> Model:
         """The model with this budget."""
         return msgspec.structs.replace(self.model, budget=budget)
-
-
-def _pace(observed: Observation, ran: Recipe) -> float:
-    """Measured time divided by the table's, of what grows with the images."""
-    return observed.scaling_seconds / scaling_seconds(ran, observed.image_count, observed.resolution)
 
 
 def _usual(first: Recipe) -> tuple[str, ...]:

@@ -93,7 +93,7 @@ def _result(prospect: Prospect, recipe: Recipe, side: int, share: float, saved: 
         epochs=0 if is_linear(recipe) else max(1, round(recipe.max_epochs * share)),
         boxes=probe.boxes,
         mirror=probe.mirror,
-        features=FeatureUse(reused=0, computed=0, saved=saved) if is_linear(recipe) else None,
+        features=FeatureUse(reused=0, computed=0, saved=saved, by_graph=probe.by_graph) if is_linear(recipe) else None,
     )
 
 

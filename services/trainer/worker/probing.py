@@ -61,6 +61,7 @@ async def probe_task(
         images_per_category=None if detects else _per_category(contents, len(rows)),
         output_directory=str(scratch / "output"),
         cache_directory=str(await workspace.cache()),
+        graphs_directory=str(settings.graphs),
         base_directory=str(base) if base else None,
         stored_blocks=tuple(await workspace.features(model.training).names()),
         weights_directory=str(weights) if weights else None,

@@ -1,6 +1,6 @@
 """An evaluation of a classifier: metrics of its predictions for a snapshot, made by the code that serves.
 
-Only the batch normalisations are folded first, which changes predictions by rounding and takes a third less time.
+In torch, batch normalisations are folded first, which changes predictions by rounding and takes a third less time.
 """
 
 from pathlib import Path
@@ -16,22 +16,26 @@ from services.trainer.engine.session import Session
 from services.trainer.messages import EvaluateTask, EvaluationResult
 from services.trainer.performance import Coverage, Source
 from services.vision.classifier import BATCH_SIZE, Classifier
+from services.vision.graph_models import GraphClassifier
 
 
-def evaluate_classifier(task: EvaluateTask, session: Session, classifier: Classifier) -> EvaluationResult:
+def evaluate_classifier(
+    task: EvaluateTask, session: Session, classifier: Classifier | GraphClassifier
+) -> EvaluationResult:
     """Categories are matched by name; images of a category that the model does not know are left out and counted.
 
     Raises CategoriesUnknown if that is more than half of them, DatasetCorrupt for too many unreadable images,
     IncorrectModelKind for a detection snapshot.
     """
     images = open_images(Path(task.directory), task.dataset)
-    for trunk in classifier.network.networks():
-        trunk.features = fused(trunk).features
+    if isinstance(classifier, Classifier):
+        for trunk in classifier.network.networks():
+            trunk.features = fused(trunk).features
     names = tuple(category.name for category in classifier.card.categories)
     labels = indices_in(names, images.categories)[images.labels]
     known = np.flatnonzero(labels >= 0)
     coverage = _coverage(images, labels, names)
-    by_row = predicted(task, session, images, known, BATCH_SIZE, classifier.prepare, classifier.predict_prepared)
+    by_row = predicted(task, session, images, known, classifier, BATCH_SIZE)
     images.require_readable()
     rows = known[images.sound()[known]]
     scores = np.array([by_row[row] for row in rows.tolist()], np.float32).reshape(len(rows), len(names))

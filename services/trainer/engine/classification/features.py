@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,14 +15,14 @@ from torch import Tensor
 from services.kit.errors import NotEnoughBudget
 from services.trainer import feature_blocks
 from services.trainer.engine.classification.bank import Bank
-from services.trainer.engine.classification.fuse import fused
+from services.trainer.engine.classification.frozen import Frozen, frozen, has_graph
 from services.trainer.engine.data import Floats, Images, Indices, cache_key
 from services.trainer.engine.prefetch import prefetched
 from services.trainer.engine.pretrained import LoadedBackbone
 from services.trainer.engine.session import Session
 from services.trainer.messages import TrainTask
 from services.vision import preprocess
-from services.vision.backbones import Network, embed
+from services.vision.graph_models import PIECE
 from services.vision.memory import BatchLimit
 
 BATCH_SIZE = 16  # on a CPU
@@ -76,13 +77,13 @@ class Extractor:
     views: int
     bank: Bank = field(init=False)
     limit: BatchLimit = field(init=False)
-    fused: dict[int, Network] = field(init=False, default_factory=dict[int, Network])  # by the first with the network
+    frozen: dict[int, Frozen] = field(init=False, default_factory=dict[int, Frozen])  # by the first with the network
 
     def __post_init__(self) -> None:
         """A task may limit batches further."""
         folder = feature_blocks.folder_of(Path(self.task.cache_directory), self.images.manifest.digest)
         self.bank = Bank(folder)
-        most = BATCH_SIZE if self.task.device == "cpu" else DEVICE_BATCH_SIZE
+        most = max(BATCH_SIZE, PIECE * self.task.threads) if self.task.device == "cpu" else DEVICE_BATCH_SIZE
         self.limit = BatchLimit(min(most, self.task.batch_size_limit or most))
 
     def run(self, low: float = 0.0, high: float = 0.8) -> list[list[Floats]]:
@@ -105,7 +106,8 @@ class Extractor:
             for (backbone, view), (features, seconds) in self._compute(which, rows, work, (low, high)).items():
                 self.bank.store(self._name((backbone, view), rows), features, seconds)
                 out[view][backbone][rows.start : rows.stop] = features
-        self.session.features = self.bank.use
+        by_graph = has_graph(self.backbones[0].name, self.task)
+        self.session.features = msgspec.structs.replace(self.bank.use, by_graph=by_graph)
         self.images.require_readable()
         return [
             [block for features, b in zip(view, self.backbones, strict=True) for block in _blocks(features, b)]
@@ -152,18 +154,17 @@ class Extractor:
         return Part(out, seconds, self.images.unreadable)
 
     def _embedded(self, backbone: int, images: Tensor) -> Floats:
-        """[batch, widths]; batches that do not fit into memory are halved from then on."""
-        network, middle, device = self._network(backbone), self.backbones[backbone].has_middle, self.task.device
-        pieces = self.limit.pieces(images, lambda piece: embed(network, piece.to(device), middle=middle).float().cpu())
-        return torch.cat(pieces).numpy()
+        """[batch, widths]."""
+        network, middle = self._network(backbone), self.backbones[backbone].has_middle
+        return network.features(images, middle=middle)
 
-    def _network(self, index: int) -> Network:
-        """A backbone's network, fused once for all of its framings."""
+    def _network(self, index: int) -> Frozen:
+        """A backbone's network, made ready once for all of its framings."""
         shares = self.backbones[index].shares
         first = index if shares is None else shares
-        if first not in self.fused:
-            self.fused[first] = fused(self.backbones[first].network)
-        return self.fused[first]
+        if first not in self.frozen:
+            self.frozen[first] = frozen(self.backbones[first].network, self.task, self.limit)
+        return self.frozen[first]
 
     def _prepared(self, which: list[Which], rows: Indices) -> Iterator[tuple[int, Inputs]]:
         batches = [rows[start : start + self.limit.most] for start in range(0, len(rows), self.limit.most)]

@@ -16,11 +16,12 @@ from services.trainer.messages import EvaluateTask, EvaluationResult
 from services.trainer.performance import Coverage, Source
 from services.vision.detection_matching import GroundTruth
 from services.vision.detector import Detector
+from services.vision.graph_models import GraphDetector
 
 BATCH_SIZE = 16  # images predicted together; those of one shape share a forward pass
 
 
-def evaluate_detector(task: EvaluateTask, session: Session, detector: Detector) -> EvaluationResult:
+def evaluate_detector(task: EvaluateTask, session: Session, detector: Detector | GraphDetector) -> EvaluationResult:
     """Matches categories by name; leaves out, and counts, regions of categories that the model does not have.
 
     Images with only such regions are left out too; those without regions stay, as background. Raises CategoriesUnknown
@@ -31,7 +32,7 @@ def evaluate_detector(task: EvaluateTask, session: Session, detector: Detector) 
     names = tuple(category.name for category in detector.card.categories)
     of_model = indices_in(names, scenes.categories)
     rows, coverage = _covered(scenes, of_model, names)
-    by_row = predicted(task, session, scenes, rows, BATCH_SIZE, detector.prepare, detector.predict_prepared)
+    by_row = predicted(task, session, scenes, rows, detector, BATCH_SIZE)
     scenes.require_readable()
     rows = rows[scenes.sound()[rows]]
     truth = _known(scenes.truths(rows), of_model)

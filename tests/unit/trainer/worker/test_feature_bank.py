@@ -18,7 +18,7 @@ from services.kit.errors import Unavailable
 from services.kit.memory import MemoryBlobs
 from services.kit.records import Versioned
 from services.trainer.domain import Trial
-from services.trainer.engine.classification import features
+from services.trainer.engine.classification import frozen
 from services.trainer.engine.run import train
 from services.trainer.engine.session import Meter, Session
 from services.trainer.feature_blocks import Block, FeatureUse, encode, folder_of, kind, name_of, write
@@ -246,13 +246,13 @@ class Trainings:
         self.batches = 0
         self.directory = write_snapshot(root / "snapshot")
         self.manifest = read_manifest((self.directory / MANIFEST_FILE).read_bytes())
-        embed = features.embed
+        embed = frozen.embed
 
         def counted(network: Network, images: Tensor, *, middle: bool) -> Tensor:
             self.batches += 1
             return embed(network, images, middle=middle)
 
-        monkeypatch.setattr(features, "embed", counted)
+        monkeypatch.setattr(frozen, "embed", counted)
 
     async def script(self, task: Task) -> AsyncGenerator[Message]:
         assert isinstance(task, TrainTask)

@@ -314,16 +314,16 @@ def test_features_of_an_image_that_another_machine_could_not_read_are_computed_a
     assert again.features.reused == 1
 
 
-def test_a_network_is_fused_once_for_all_of_its_framings(snapshot, pretrained, monkeypatch):
-    fused: list[object] = []
-    original = features.fused
-    monkeypatch.setattr(features, "fused", lambda network: fused.append(network) or original(network))
+def test_a_network_is_made_ready_once_for_all_of_its_framings(snapshot, pretrained, monkeypatch):
+    ready: list[object] = []
+    original = features.frozen
+    monkeypatch.setattr(features, "frozen", lambda network, *rest: ready.append(network) or original(network, *rest))
     framings = (Framing.STRETCH, Framing.CROP)
     recipe = linear_recipe(
         pretrained=True, backbones=(TINY, "squeezenet1_1"), framings=framings, views=2, resolution=64
     )
     result, _ = _trained(task_for(snapshot, recipe))
-    assert len(fused) == len(set(map(id, fused))) == 2
+    assert len(ready) == len(set(map(id, ready))) == 2
     assert result.features is not None
     assert result.features.computed == 8
 
