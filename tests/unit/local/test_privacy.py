@@ -101,6 +101,18 @@ def test_each_process_logs_in_to_nats_as_its_own_user(layout: Layout) -> None:
         assert secrets == ({layout.nats_passwords[user]} if user else set())
 
 
+def test_a_full_disk_costs_no_passwords(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / nats_users.FILE
+    kept = nats_users.kept_passwords(file)
+    assert (mode(file), nats_users.kept_passwords(file)) == (0o600, kept)
+    monkeypatch.setattr(nats_users, "USERS", (*nats_users.USERS, "one-more"))
+    with Path("/dev/full").open("w") as full, monkeypatch.context() as patched:
+        patched.setattr(os, "open", lambda *_: os.dup(full.fileno()))
+        with pytest.raises(OSError, match="No space left"):
+            nats_users.kept_passwords(file)
+    assert kept.items() < nats_users.kept_passwords(file).items()
+
+
 def test_the_server_s_configuration_lets_nobody_in_without_a_password() -> None:
     passwords = {user: f"of {user}" for user in (*nats_users.USERS, nats_users.ADMIN)}
     text = nats.configuration(4222, (2, 10, 0), nats_users.authorization(passwords))
