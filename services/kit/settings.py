@@ -119,8 +119,9 @@ class Settings(BaseSettings):
 
     @property
     def audit_sinks(self) -> tuple[str, ...]:
-        """Where entries of the audit go: `stdout`, `nats`, files."""
-        return tuple(word for part in self.audit.split(",") if (word := part.strip()) not in ("", "none"))
+        r"""Where entries of the audit go: `stdout`, `nats`, files; `\,` is a comma in a file's name."""
+        words = (part.replace(r"\,", ",").strip() for part in re.split(r"(?<!\\),", self.audit))
+        return tuple(word for word in words if word not in ("", "none"))
 
     @field_validator("host")
     @classmethod

@@ -30,7 +30,8 @@ from services.vision.decode_messages import (
 START_SECONDS = 60.0  # for a template on a busy machine
 ORDER_SECONDS = 30.0  # for a fork, or for a killed process to end
 KEPT_BYTES = 16 << 20  # of a buffer between two images
-_PASSED_ON = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR")  # no secrets
+_PYTHON = ("PYTHONPATH", "PYTHONSAFEPATH", "PYTHONHOME")
+_PASSED_ON = ("PATH", *_PYTHON, "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR")  # no secrets
 _OWN_ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",

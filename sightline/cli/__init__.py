@@ -9,14 +9,24 @@ import warnings
 def main() -> None:
     """Runs the command with this process's arguments.
 
-    Characters that the terminal's encoding lacks are printed as question marks.
+    Characters that the terminal's encoding lacks are printed as question marks. Files that cannot be read or written
+    are reported without a traceback, and so is Ctrl-C, also during the imports.
     """
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC reads it on import; our errors say everything it would log
+    os.environ["PYTHONSAFEPATH"] = "1"  # processes started here import nothing that lies in the working directory
     if not sys.warnoptions:  # warnings of libraries are for developers, not for users of the command
         warnings.simplefilter("ignore")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    from sightline.cli.commands import app  # noqa: PLC0415 - imports gRPC
+    try:
+        from sightline.cli.commands import app  # noqa: PLC0415 - imports gRPC
 
-    app()
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except OSError as error:
+        from sightline.cli.console import notes  # noqa: PLC0415 - imports protobuf
+        from sightline.cli.reporting import report, told_of_file  # noqa: PLC0415 - imports gRPC
+
+        sys.exit(report(told_of_file(error), notes()))

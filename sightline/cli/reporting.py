@@ -6,6 +6,7 @@
                                                14 UNAVAILABLE, ... (of the error of a resource that ended as FAILED)
 """
 
+import errno
 from typing import Any
 
 import grpc
@@ -16,6 +17,7 @@ from sightline.client.errors import AddressError, CredentialsError, SightlineErr
 
 MAX_FAULTS = 10
 WRONG_USAGE = 2
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class CommandError(SightlineError):
@@ -28,6 +30,17 @@ class UsageError(CommandError):
     """The command was used wrongly."""
 
     code = WRONG_USAGE
+
+
+def told_of_file(error: OSError) -> CommandError:
+    """A file that cannot be read or written, or a full disk, in words; raises the error if it is about neither."""
+    if error.errno in FULL:  # writing to an open file names none
+        problem = f"{error.filename or 'the output'} cannot be written: {error.strerror}"
+        return CommandError(problem, fix="make room on the disk, then repeat")
+    if error.filename is None:  # a broken pipe
+        raise error
+    problem = f"{error.filename} cannot be read or written: {error.strerror}"
+    return CommandError(problem, fix="correct the path, or its permissions")
 
 
 def report(error: SightlineError, console: Console) -> int:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import typer
 
 from sightline.cli.console import notes, progress_bar
-from sightline.cli.reporting import CommandError, report
+from sightline.cli.reporting import report, told_of_file
 from sightline.client.client import Client
 from sightline.client.errors import SightlineError
 
@@ -25,10 +25,7 @@ def session(project: str = "") -> Generator[Client]:
     except SightlineError as error:
         raise typer.Exit(report(error, notes())) from None
     except OSError as error:
-        if error.filename is None:  # about no file: a broken pipe
-            raise
-        problem = f"{error.filename} cannot be read or written: {error.strerror}"
-        raise typer.Exit(report(CommandError(problem, fix="correct the path, or its permissions"), notes())) from None
+        raise typer.Exit(report(told_of_file(error), notes())) from None
     except KeyboardInterrupt:
         notes().print("[yellow]interrupted[/]; what the services have begun continues")
         raise typer.Exit(INTERRUPTED) from None

@@ -25,7 +25,7 @@ from rich.rule import Rule
 from sightline.cli.console import facts, notes, output, progress_bar
 from sightline.cli.formats import percent
 from sightline.cli.quality import print_performance
-from sightline.cli.reporting import report
+from sightline.cli.reporting import report, told_of_file
 from sightline.cli.up import print_death, start
 from sightline.client.client import Client
 from sightline.client.errors import SightlineError
@@ -81,8 +81,11 @@ class Demo(Generic[Truth]):
 def run(demo: Demo[Truth]) -> None:
     """Runs a demo; if something fails, exits with 1 and prints where the logs are."""
     console = output()
-    FOLDER.mkdir(exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="run-", dir=FOLDER))
+    try:
+        FOLDER.mkdir(exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix="run-", dir=FOLDER))
+    except OSError as error:
+        sys.exit(report(told_of_file(error), notes()))
     try:
         asyncio.run(_run(demo, folder, console))
     except (DemoFailed, StackError, DigitsMissing) as error:

@@ -10,6 +10,7 @@ from typing import IO
 
 from sightline.local import signing
 from sightline.local.ports import free_ports, is_free
+from sightline.text import shown
 
 PORTS_SECONDS = 3.0  # children of a killed stack may take a moment to release their ports
 POLL_SECONDS = 0.1
@@ -22,7 +23,14 @@ class StackError(Exception):
 
 
 def lock_folder(data: Path) -> IO[str]:
-    """Locks the folder for this process until the file is closed; StackError if another process holds the lock."""
+    """Locks the folder for this process until the file is closed.
+
+    StackError if another process holds the lock, or if the folder's path is not UTF-8, as messages about files are.
+    """
+    try:
+        str(data).encode()
+    except UnicodeEncodeError:
+        raise StackError(f"the path {shown(str(data))} is not UTF-8; choose another folder with --data") from None
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     file = os.fdopen(os.open(data / "lock", os.O_RDWR | os.O_CREAT, 0o600), "r+")
     try:

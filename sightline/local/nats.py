@@ -53,14 +53,19 @@ def dotted(parts: tuple[int, ...]) -> str:
     return ".".join(map(str, parts))
 
 
-def configuration(port: int, store: Path, server_version: tuple[int, ...], authorization: str = "") -> str:
-    """The configuration of a server on loopback, with JetStream stored in a folder, and a block that names its users.
+def command(server: str, settings: Path, store: Path) -> tuple[str, ...]:
+    """The command of a server with a configuration file and a folder for JetStream, which may have any name."""
+    return server, "-c", str(settings), "--store_dir", str(store)
+
+
+def configuration(port: int, server_version: tuple[int, ...], authorization: str = "") -> str:
+    """The configuration of a server on loopback, with JetStream, and a block that names its users.
 
     With `sync_interval`, the server writes each record to disk before it acknowledges it. An older server does not
     start with this setting, and may lose the last two minutes after a power failure.
     """
-    sync = "  sync_interval: always\n" if server_version[:2] >= SYNC_ALWAYS_SINCE else ""
-    return f'listen: "127.0.0.1:{port}"\njetstream {{\n  store_dir: "{store}"\n{sync}}}\n{authorization}'
+    sync = "sync_interval: always" if server_version[:2] >= SYNC_ALWAYS_SINCE else ""
+    return f'listen: "127.0.0.1:{port}"\njetstream {{ {sync} }}\n{authorization}'
 
 
 async def greets(port: int) -> bool:

@@ -4,10 +4,11 @@
 """
 
 import json
-import os
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from sightline.local import claims
 
 RECORDS, JOBS, AUDIT = "KV_sightline_records", "SIGHTLINE_JOBS", "SIGHTLINE_AUDIT"
 FILE = "passwords.json"  # next to the configuration of a local server
@@ -119,11 +120,16 @@ def password_variable(user: str) -> str:
 
 
 def kept_passwords(file: Path) -> Mapping[str, str]:
-    """The passwords in the file, which only its owner can read; a new one is made of what it lacks."""
+    """The passwords in the file, which only its owner can read; a new one is made of what it lacks.
+
+    A write that fails, as on a full disk, leaves the file as it was.
+    """
     known: dict[str, str] = json.loads(file.read_text()) if file.exists() else {}
     passwords = {user: known.get(user) or secrets.token_urlsafe(24) for user in (*USERS, ADMIN)}
-    with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as target:  # noqa: PTH123 - a new file's mode
-        json.dump(passwords, target)
+    if passwords != known:
+        new = file.with_suffix(".new")
+        claims.write(new, json.dumps(passwords))
+        new.replace(file)
     return passwords
 
 

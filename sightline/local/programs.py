@@ -51,7 +51,8 @@ def worker_names(workers: int) -> tuple[str, ...]:
 
 def nats_program(layout: Layout, server: str, settings: Path) -> Program:
     """nats-server with a configuration file."""
-    return Program("nats", (server, "-c", str(settings)), partial(nats.greets, layout.nats_port), dict(os.environ))
+    command = nats.command(server, settings, settings.with_name("store"))
+    return Program("nats", command, partial(nats.greets, layout.nats_port), dict(os.environ))
 
 
 def service_programs(layout: Layout, pid_of: Callable[[str], int | None]) -> list[Program]:
@@ -92,7 +93,7 @@ def _api(layout: Layout, name: str, module: str, *role: str, **settings: str) ->
     address = str(getattr(layout.addresses, name))
     settings |= {
         "SIGHTLINE_PORT": address.rpartition(":")[2],
-        "SIGHTLINE_AUDIT": f"{layout.data / 'audit' / name}.jsonl,nats",
+        "SIGHTLINE_AUDIT": f"{layout.data / 'audit' / name}.jsonl".replace(",", r"\,") + ",nats",
     }
     return Program(name, _command(module, *role), partial(is_serving, address), environment(layout, name, settings))
 

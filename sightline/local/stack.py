@@ -168,6 +168,6 @@ def _configure_nats(layout: Layout, server: str) -> Path:
     """Writes nats-server's configuration; returns the file."""
     folder = layout.data / "nats"
     users = nats_users.authorization(layout.nats_passwords)
-    text = nats.configuration(layout.nats_port, folder / "store", nats.version(server), users)
+    text = nats.configuration(layout.nats_port, nats.version(server), users)
     claims.write(folder / "nats.conf", text)
     return folder / "nats.conf"

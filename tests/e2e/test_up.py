@@ -49,7 +49,7 @@ class Up:
 
 @pytest.fixture
 def up(tmp_path: Path) -> Iterator[Up]:
-    made = Up(tmp_path / "data", four_free_ports())
+    made = Up(tmp_path / 'my "data", new', four_free_ports())
     made.start()
     yield made
     if made.process and made.process.poll() is None:

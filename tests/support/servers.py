@@ -120,9 +120,10 @@ class NatsServer:
         self.folder.mkdir(parents=True, exist_ok=True)
         settings, log = self.folder / "nats.conf", self.folder / "nats-server.log"
         version = nats.version(self._program)
-        settings.write_text(nats.configuration(self.port, self.folder / "store", version, f"{self._config}\n"))
+        settings.write_text(nats.configuration(self.port, version, f"{self._config}\n"))
+        command = nats.command(self._program, settings, self.folder / "store")
         with log.open("ab") as output:
-            self._process = subprocess.Popen([self._program, "-c", settings], stdout=output, stderr=output)
+            self._process = subprocess.Popen(command, stdout=output, stderr=output)
         wait_until(self._greets, self._process, log)
         return self
 

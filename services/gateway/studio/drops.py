@@ -27,7 +27,7 @@ MAX_FILES, MAX_READ = 200_000, 60_000  # a small file takes a block of the disk
 MAX_FILE_BYTES = 1 << 40
 WAIT_SECONDS, READ_SECONDS = 30.0, 90.0
 TOO_LARGE = b'{"problem": {"reason": "too_large"}}'
-ENVIRONMENT = ("PATH", "PYTHONPATH", "LANG", "LC_ALL")  # other variables may hold secrets
+ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONSAFEPATH", "LANG", "LC_ALL")  # other variables may hold secrets
 
 
 class Drop(msgspec.Struct, frozen=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -167,3 +168,49 @@ def test_the_doctor_says_that_the_suite_may_be_in_another_folder(
     (tmp_path / folder).mkdir(exist_ok=True)
     outcome = sightline("doctor", "--only", "keys")
     assert ("name its folder: --data DIR" in outcome.err) == (not folder)
+
+
+@pytest.mark.parametrize("words", [("datasets", "list"), ("datasets", "list", "--json"), ("--help",), ("--version",)])
+def test_a_full_disk_is_reported_in_a_sentence(address: str, words: tuple[str, ...]) -> None:
+    addresses = dict.fromkeys(VARIABLES.values(), address)
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "sightline", *words],
+            env=os.environ | addresses, stdout=full, stderr=subprocess.PIPE, check=False, timeout=60,
+        )  # fmt: skip
+    assert done.stderr.decode() == (
+        "error: the output cannot be written: No space left on device\nfix: make room on the disk, then repeat\n"
+    )
+    assert done.returncode == 1
+
+
+def test_a_disk_that_becomes_full_is_told_from_a_wrong_path(
+    sightline: Command, fakes: Fakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    fakes.datasets["datasets/d"] = Dataset(name="datasets/d", state=Dataset.READY)
+    outcome = sightline("datasets", "report", "d", "--html", tmp_path / "page.html")
+    assert outcome.code == 1
+    assert "error: the output cannot be written: No space left on device" in outcome.err
+    assert "fix: make room on the disk" in outcome.err
+
+
+def test_ctrl_c_during_the_imports_leaves_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "grpc.py").write_text("raise KeyboardInterrupt")
+    done = subprocess.run(
+        [sys.executable, "-m", "sightline", "datasets", "list"],
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{Path.cwd()}"}, capture_output=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (130, b"")
+
+
+def test_processes_of_the_command_import_nothing_that_lies_in_the_working_directory(tmp_path: Path) -> None:
+    (tmp_path / "email.py").write_text("raise SystemExit('of the working directory')")
+    done = subprocess.run(
+        [Path(sys.executable).parent / "sightline", "doctor", "--only", "devices", "--json"],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(Path.cwd())}, capture_output=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert json.loads(done.stdout), done.stderr

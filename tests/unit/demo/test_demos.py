@@ -155,6 +155,16 @@ def test_an_unknown_demo_is_refused_with_the_usage(monkeypatch: pytest.MonkeyPat
         demo.main()
 
 
+def test_a_folder_in_which_a_demo_cannot_write_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sightline.demo.runner.FOLDER", tmp_path / "gone" / "demo")
+    monkeypatch.setattr(demo.sys, "argv", ["demo"])
+    with pytest.raises(SystemExit, match="1"):
+        demo.main()
+    assert "gone/demo cannot be read or written: " in capsys.readouterr().err
+
+
 def test_the_demo_names_the_networks_that_training_started_from_and_their_weights() -> None:
     failed = trial_pb2.Trial(name="models/digits/trials/t000", state=trial_pb2.Trial.FAILED)
     started = trial_pb2.Trial(

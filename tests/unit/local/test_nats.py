@@ -10,9 +10,15 @@ from sightline.local import nats
 
 
 def test_a_server_that_knows_sync_interval_is_configured_to_flush_every_write() -> None:
-    assert "sync_interval: always" in nats.configuration(4222, Path("/d"), (2, 10, 0))
-    assert "sync_interval" not in nats.configuration(4222, Path("/d"), (2, 9, 10))
-    assert 'listen: "127.0.0.1:4222"' in nats.configuration(4222, Path("/d"), ())
+    assert "sync_interval: always" in nats.configuration(4222, (2, 10, 0))
+    assert "sync_interval" not in nats.configuration(4222, (2, 9, 10))
+    assert 'listen: "127.0.0.1:4222"' in nats.configuration(4222, ())
+
+
+def test_a_folder_of_any_name_can_be_the_server_s() -> None:
+    odd = Path('/d/a "b"\\c, {é}')
+    assert nats.command("nats-server", odd / "nats.conf", odd / "store")[-1] == str(odd / "store")
+    assert "/d/" not in nats.configuration(4222, (2, 10, 0)), "where it would need quotes"
 
 
 def program(folder: Path, version: str) -> Path:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from services.kit.settings import Settings
 from sightline.client.transport.addresses import Addresses
 from sightline.local import claims, nats, nats_users, signing
 from sightline.local.processes import Child, Program
@@ -26,6 +28,11 @@ def test_the_folders_of_a_suite_are_closed_to_others_even_if_they_were_open(tmp_
     claims.make_private(data, with_store=True)
     assert {path.name for path in data.iterdir()} == claims.FOLDERS
     assert {mode(path) for path in data.iterdir()} == {0o700}
+
+
+def test_a_folder_whose_path_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(claims.StackError, match=r"suite\\udcff is not UTF-8; choose another folder with --data"):
+        claims.lock_folder(tmp_path / os.fsdecode(b"suite\xff"))
 
 
 def test_a_new_folder_and_files_with_secrets_are_closed_too(tmp_path: Path) -> None:
@@ -94,11 +101,30 @@ def test_each_process_logs_in_to_nats_as_its_own_user(layout: Layout) -> None:
         assert secrets == ({layout.nats_passwords[user]} if user else set())
 
 
+def test_a_full_disk_costs_no_passwords(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / nats_users.FILE
+    kept = nats_users.kept_passwords(file)
+    assert (mode(file), nats_users.kept_passwords(file)) == (0o600, kept)
+    monkeypatch.setattr(nats_users, "USERS", (*nats_users.USERS, "one-more"))
+    with Path("/dev/full").open("w") as full, monkeypatch.context() as patched:
+        patched.setattr(os, "open", lambda *_: os.dup(full.fileno()))
+        with pytest.raises(OSError, match="No space left"):
+            nats_users.kept_passwords(file)
+    assert kept.items() < nats_users.kept_passwords(file).items()
+
+
 def test_the_server_s_configuration_lets_nobody_in_without_a_password() -> None:
     passwords = {user: f"of {user}" for user in (*nats_users.USERS, nats_users.ADMIN)}
-    text = nats.configuration(4222, Path("/d"), (2, 10, 0), nats_users.authorization(passwords))
+    text = nats.configuration(4222, (2, 10, 0), nats_users.authorization(passwords))
     assert text.count("{user: ") == text.count("password: ") == len(passwords)
     assert "no_auth_user" not in text
+
+
+def test_the_audit_is_kept_in_a_suite_s_folder_even_if_that_has_a_comma(layout: Layout, tmp_path: Path) -> None:
+    placed = replace(layout, data=tmp_path / "new, of today")
+    programs = {program.name: program for program in service_programs(placed, lambda _: None)}
+    settings = Settings(audit=programs["dataset"].environment["SIGHTLINE_AUDIT"])
+    assert settings.audit_sinks == (str(placed.data / "audit" / "dataset.jsonl"), "nats")
 
 
 def test_a_new_suite_signs_its_models_and_only_trainer_workers_have_the_private_key(layout: Layout) -> None:
