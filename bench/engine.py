@@ -1,5 +1,7 @@
 """Single tasks of the engine, without services: a recipe trained on a snapshot, a bundle measured on another."""
 
+import os
+import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -8,10 +10,20 @@ from services.trainer.messages import EvaluateTask, EvaluationResult, Result, Tr
 from services.trainer.recipe import Recipe, Split
 
 ALLOWANCE = timedelta(days=1)
+GRAPHS = str(Path(sys.prefix) / "share" / "sightline" / "graphs")  # of `make setup`
 
 
 def trained(
-    recipe: Recipe, snapshot: Path, out: Path, cache: Path, weights: Path, seed: int = 0, base: str | None = None
+    recipe: Recipe,
+    snapshot: Path,
+    out: Path,
+    cache: Path,
+    weights: Path,
+    seed: int = 0,
+    base: str | None = None,
+    *,
+    graphs: str = GRAPHS,
+    threads: int = 1,
 ) -> Result:
     """The recipe's result, with its files in `out`; `base` is the bundle of the model that it continues."""
     task = TrainTask(
@@ -22,10 +34,12 @@ def trained(
         allowance=ALLOWANCE,
         output_directory=str(out),
         cache_directory=str(cache),
+        graphs_directory=graphs,
         weights_directory=str(weights),
         base_directory=base,
         split=Split(seed=seed),
         seed=seed,
+        threads=threads,
     )
     result = run(task, lambda _: None)
     assert isinstance(result, Result), result
@@ -40,6 +54,7 @@ def tested(result: Result, snapshot: Path, out: Path) -> EvaluationResult:
         bundle_directory=result.bundle_directory,
         directory=str(snapshot),
         output_directory=str(out),
+        threads=os.cpu_count() or 1,
     )
     found = run(task, lambda _: None)
     assert isinstance(found, EvaluationResult), found

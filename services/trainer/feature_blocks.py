@@ -48,7 +48,7 @@ class FeatureUse(msgspec.Struct, frozen=True, kw_only=True):
     reused: int  # computed by an earlier trial
     computed: int
     saved: timedelta  # that computing the reused ones took
-    by_graph: bool = False  # in ONNX Runtime, which on a CPU takes half of torch's time; False of earlier versions
+    by_graph: bool = False  # in ONNX Runtime, which takes less time than torch; False of earlier versions
 
 
 def kind(device: str, framing: str, resolution: int, view: int) -> str:

@@ -20,6 +20,7 @@ from services.vision.inputs import ClassifierInputs, DetectorInputs, Letterboxed
 from services.vision.sealing import BundleCorrupt, load_card, names_of, verify
 from services.vision.suppression import suppressed
 
+FATAL = 4
 PIECE = 2  # images of a pass in one thread: more do not fit a core's caches
 
 Floats = NDArray[np.float32]
@@ -46,6 +47,7 @@ class Graph:
         _share_memory()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.log_severity_level = FATAL  # every error is raised
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.use_env_allocators", "1")
         try:
@@ -56,7 +58,12 @@ class Graph:
         (self._input,) = (each.name for each in self._session.get_inputs())
 
     def run(self, outputs: Sequence[str], pixels: NDArray[np.uint8] | Floats) -> list[Floats]:
-        return [np.asarray(output) for output in self._session.run(outputs, {self._input: pixels})]
+        try:
+            return [np.asarray(output) for output in self._session.run(outputs, {self._input: pixels})]
+        except Exception as fault:
+            if "failed to allocate memory" in str(fault).lower():
+                raise MemoryError("a network's pass does not fit into memory") from fault
+            raise
 
 
 @cache

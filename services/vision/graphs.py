@@ -68,8 +68,11 @@ def opened(network: Network, folder: Path) -> Graph:
         if tensor.data_location == TensorProto.EXTERNAL:
             values = state[tensor.name.removeprefix(PREFIX)].cpu().numpy()
             tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-    found = Graph(graph.SerializeToString(), threads=1)
-    _check(found, Features(network), network.backbone.name, network.backbone.rule, of_bytes=False)
+    found, was_training = Graph(graph.SerializeToString(), threads=1), network.training
+    try:
+        _check(found, Features(network).eval(), network.backbone.name, network.backbone.rule, of_bytes=False)
+    finally:
+        network.train(was_training)
     return found
 
 

@@ -51,6 +51,13 @@ def test_the_head_and_its_expected_accuracy_are_measured(tmp_path: Path) -> None
     assert head.expectation.interval.low < head.expectation.interval.high
 
 
+def test_a_probe_reads_features_as_the_training_will(tmp_path: Path, graphs: Path) -> None:
+    large = write_snapshot(tmp_path / "large", per_category=3)
+    task = task_for(large, large, linear_recipe(backbones=("mobilenet_v2",)))
+    assert probed(replace(task, graphs_directory=str(graphs))).probe.by_graph
+    assert not probed(replace(task, cache_directory=str(tmp_path))).probe.by_graph
+
+
 def test_the_first_recipe_gets_the_large_sample_and_the_others_the_small_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,11 +11,13 @@ from services.trainer.domain import Hyperparameters, Model
 from services.trainer.estimate import Estimate
 from services.trainer.feature_blocks import passes_of
 from services.trainer.planner import ladder
+from services.trainer.planner.costs import BY_GRAPH
 from services.trainer.planner.needs import check_budget
 from services.trainer.planner.outlook import outlook, with_recipes
 from services.trainer.planner.prospect import Prospect
 from services.trainer.planner.rehearsal import Rehearsal
 from services.trainer.planner.rehearsal import rehearse as rehearse_prospect
+from services.trainer.recipe import Recipe, is_linear
 from services.trainer.work import Work
 from services.vision.card import ModelKind, WeightsSource
 from tests.unit.trainer.support import START, boxes, minimum_budget, model, observed, probe, snapshot, suggested_budget
@@ -182,6 +184,22 @@ def test_a_head_reads_the_features_of_the_first_one_instead_of_computing_them_ag
     costs = [prospect.costs.seconds(recipe, 500, 256) for recipe in asked.recipes]
     expected = sum(costs) - 500 * 0.018 * (256 / 224) ** 2
     assert rehearse(asked, timedelta(hours=1)).cost.total_seconds() == pytest.approx(expected)
+
+
+def test_a_probe_of_features_by_graphs_does_not_make_training_seem_as_fast() -> None:
+    asked = estimate()
+    measured = asked.probe
+    assert measured is not None
+    heads = tuple(seen for seen in measured.observations if is_linear(seen.recipe))
+    tuned = next(recipe for recipe in asked.recipes if not is_linear(recipe))
+
+    def growing(recipe: Recipe, *, by_graph: bool) -> float:
+        costs = Prospect.of(replace(asked, probe=replace(measured, observations=heads, by_graph=by_graph))).costs
+        return costs.seconds(recipe, 2_000, 256) - costs.seconds(recipe, 1_000, 256)
+
+    assert growing(tuned, by_graph=True) == pytest.approx(growing(tuned, by_graph=False) / BY_GRAPH)
+    head = heads[0].recipe
+    assert growing(head, by_graph=True) == growing(head, by_graph=False)
 
 
 def test_a_larger_input_of_a_detector_wins_as_selection_expects_it_to() -> None:

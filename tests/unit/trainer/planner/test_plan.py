@@ -23,10 +23,12 @@ from services.trainer.domain import (
 from services.trainer.feature_blocks import FeatureUse
 from services.trainer.performance import Source
 from services.trainer.planner import classifier_recipes, costs
+from services.trainer.planner.budget import BudgetView
 from services.trainer.planner.needs import check_budget, check_prediction_cost
 from services.trainer.planner.plan import plan
 from services.trainer.planner.steps import Fail, Finish, StartEvaluation, StartTrial, Wait
 from services.trainer.prediction_cost import keeps_to, recipe_seconds
+from services.trainer.recipe import Recipe
 from services.trainer.work import Work
 from services.vision.card import ModelKind
 from services.vision.catalogue import BACKBONES
@@ -371,6 +373,28 @@ def test_a_fast_device_is_told_from_a_slow_one_however_fast_it_is() -> None:
     assert measured(0.5) < 0.02, "at most half of it is fixed"
     assert measured(expected) == pytest.approx(1.0)
     assert measured(3 * expected) == pytest.approx(3.0)
+
+
+def test_training_takes_longer_than_the_pace_of_graphs_promises() -> None:
+    step = plan(training(), [], None)
+    assert isinstance(step, StartTrial)
+    trial = planned(training(), 0, step)
+    _, whole, stages = classifier_recipes.pretrained(("mobilenet_v2",), Hyperparameters(), 1_000)
+
+    def views(recipe: Recipe) -> list[float]:
+        found = list[float]()
+        for by_graph in (False, True):
+            features = FeatureUse(reused=0, computed=1, saved=timedelta(), by_graph=by_graph)
+            work = trial.work.succeeded(START, timedelta(seconds=step.expected_seconds))
+            budget = BudgetView.of(training(), [replace(trial, work=work, result=result(trial, features=features))])
+            found.append(budget.expected(recipe) - costs.FIXED_SECONDS)
+        return found
+
+    for recipe in (whole, stages):
+        by_torch, by_graph = views(recipe)
+        assert by_graph == pytest.approx(by_torch / costs.BY_GRAPH, rel=0.01)
+    by_torch, by_graph = views(step.recipe)
+    assert by_graph == by_torch
 
 
 def test_what_a_fast_device_is_expected_to_take_includes_what_does_not_shrink() -> None:

@@ -136,7 +136,7 @@ def _limited(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, position
 @pytest.mark.parametrize("room", [2, 0])
 def test_features_are_extracted_in_batches_that_fit(tmp_path, monkeypatch, room):
     tried = _limited(monkeypatch, backbones, "embed", 1, room)
-    monkeypatch.setattr("services.trainer.engine.classification.features.embed", backbones.embed)
+    monkeypatch.setattr("services.trainer.engine.classification.frozen.embed", backbones.embed)
     result = run(_task(tmp_path, linear_recipe()), lambda _: None)
     if room:
         assert isinstance(result, Result), result
