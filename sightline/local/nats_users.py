@@ -3,6 +3,7 @@
 `tools/manifests.py` writes the same users into deploy/, with passwords from the server's environment.
 """
 
+import contextlib
 import json
 import secrets
 from collections.abc import Mapping, Sequence
@@ -120,11 +121,13 @@ def password_variable(user: str) -> str:
 
 
 def kept_passwords(file: Path) -> Mapping[str, str]:
-    """The passwords in the file, which only its owner can read; a new one is made of what it lacks.
+    """The passwords in the file, which only its owner can read; a new one is made of what it lacks, or has damaged.
 
     A write that fails, as on a full disk, leaves the file as it was.
     """
-    known: dict[str, str] = json.loads(file.read_text()) if file.exists() else {}
+    known: dict[str, str] = {}
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        known = json.loads(file.read_text())
     passwords = {user: known.get(user) or secrets.token_urlsafe(24) for user in (*USERS, ADMIN)}
     if passwords != known:
         new = file.with_suffix(".new")

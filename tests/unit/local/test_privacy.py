@@ -111,6 +111,8 @@ def test_a_full_disk_costs_no_passwords(tmp_path: Path, monkeypatch: pytest.Monk
         with pytest.raises(OSError, match="No space left"):
             nats_users.kept_passwords(file)
     assert kept.items() < nats_users.kept_passwords(file).items()
+    file.write_text("")
+    assert nats_users.kept_passwords(file).keys() > kept.keys()
 
 
 def test_the_server_s_configuration_lets_nobody_in_without_a_password() -> None:
