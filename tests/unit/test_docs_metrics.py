@@ -24,7 +24,7 @@ CHAPTERS: dict[str, set[Metric]] = {
     "Metrics of every process": COMMON,
     "Metrics of every gRPC server": set(SERVERS),
     "Metrics of the dataset api": set(dataset.API) - COMMON,
-    "Metrics of ingest workers": set(dataset.WORKER) - COMMON,
+    "Metrics of dataset workers": set(dataset.WORKER) - COMMON,
     "Metrics of the trainer api": set(trainer.API) - COMMON,
     "Metrics of trainer workers": set(trainer.WORKER) - COMMON,
     "Metrics of the predictor": set(predictor.API) - COMMON,
