@@ -4,6 +4,7 @@ from dataclasses import replace
 from math import inf
 
 from services.trainer.domain import Hyperparameters, Model, StopReason, Trial, TrialResult, served_trial
+from services.trainer.feature_blocks import passes_of
 from services.trainer.performance import Source
 from services.trainer.planner import classifier_recipes
 from services.trainer.planner.budget import SLACK, BudgetView
@@ -55,7 +56,8 @@ def next_trial(model: Model, trials: list[Trial], budget: BudgetView) -> StartTr
     if best is not None and best.result is not None and best.result.score >= 1.0 and budget.image_count >= SURE_FROM:
         return StopReason.CONVERGED  # a gain could not be told from a perfect score
     done = {trial.recipe.name for trial in trials}
-    candidates = [recipe for recipe in _recipes(model, trials, budget.image_count) if recipe.name not in done]
+    ladder = _recipes(model, trials, budget.image_count)
+    candidates = [recipe for recipe in ladder if recipe.name not in done and not _is_part(recipe, budget)]
     for recipe in candidates:
         if _depends_on(recipe, budget.running):
             continue
@@ -66,6 +68,12 @@ def next_trial(model: Model, trials: list[Trial], budget: BudgetView) -> StartTr
             slack = HEAD_SLACK if trials and not recipe.rung else inf if alone else SLACK
             return StartTrial(recipe, min(available, slack * expected), expected)
     return StopReason.BUDGET_REACHED if candidates else StopReason.LADDER_COMPLETED
+
+
+def _is_part(recipe: Recipe, budget: BudgetView) -> bool:
+    """Whether another trial reads all that a head would: it stands for one that there was no time for."""
+    read = budget.known.union(*(passes_of(other) for other in budget.running))
+    return bool(passes_of(recipe)) and passes_of(recipe) <= read
 
 
 def _depends_on(recipe: Recipe, running: tuple[Recipe, ...]) -> bool:

@@ -28,13 +28,14 @@ def pretrained(
 ) -> list[Recipe]:
     """What follows if pretrained weights are available: `backbones`, in order of preference.
 
-    Two networks that see images in both framings, and mirrored; then, with enough images, the first of them tuned from
-    its linear head, its predictions blended with theirs: its last stages, or with many images and the time for it, all.
+    Two networks that see images in both framings, and mirrored, or, if there is no time for that, whole; then, with
+    enough images, the first of them tuned from its linear head, its predictions blended with theirs: its last stages,
+    or with many images and the time for it, all.
     """
     several = backbones[:SEVERAL]
     framings = BOTH if image_count <= BOTH_UP_TO else BOTH[:1]
     views = 2 if image_count <= MIRRORED_UP_TO else 1
-    head = _linear(several, wanted, framings, views)
+    heads = dict.fromkeys((_linear(several, wanted, framings, views), _linear(several, wanted)))
     tuned = Recipe(
         name=f"{backbones[0]} fine-tuned, with {'+'.join(several)}",
         rung=1,
@@ -61,7 +62,7 @@ def pretrained(
     )
     whole = [tuned] if image_count >= TUNED_FROM else []
     in_part = STAGES_FROM <= image_count <= STAGES_UP_TO and BACKBONES[backbones[0]].stage_starts
-    return [head, *whole, *([stages] if in_part else [])]
+    return [*heads, *whole, *([stages] if in_part else [])]
 
 
 def _smaller_side(backbone: str) -> int:

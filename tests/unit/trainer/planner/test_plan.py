@@ -296,10 +296,10 @@ def test_no_more_trials_are_planned_than_names_can_keep_in_order(monkeypatch: py
 
 def test_a_fine_tuning_needs_many_images_and_follows_what_the_head_says_of_mirrored_ones() -> None:
     few, many = (classifier_recipes.pretrained(TWO, Hyperparameters(), count) for count in (999, 1_000))
-    assert [recipe.rung for recipe in few] == [0]
-    assert [(recipe.rung, recipe.mirror) for recipe in many] == [(0, True), (1, True)]
+    assert [recipe.rung for recipe in few] == [0, 0]
+    assert [(recipe.rung, recipe.mirror) for recipe in many] == [(0, True), (0, True), (1, True)]
     unmirrored = classifier_recipes.pretrained(TWO, Hyperparameters(), 1_000, mirror=False)
-    assert not unmirrored[1].mirror
+    assert not unmirrored[-1].mirror
 
 
 def test_some_images_are_enough_to_tune_last_stages_on_stored_maps() -> None:
@@ -307,16 +307,31 @@ def test_some_images_are_enough_to_tune_last_stages_on_stored_maps() -> None:
     few, some, most, many, more = (
         classifier_recipes.pretrained(known, Hyperparameters(), count) for count in (119, 120, 999, 1_000, 5_001)
     )
-    assert [recipe.rung for recipe in few] == [0]
-    assert [(recipe.rung, recipe.stored_maps) for recipe in some] == [(0, False), (1, True)]
+    assert [recipe.rung for recipe in few] == [0, 0]
+    assert [(recipe.rung, recipe.stored_maps) for recipe in some] == [(0, False), (0, False), (1, True)]
     assert [recipe.name for recipe in most] == [recipe.name for recipe in some]
-    assert (some[1].resolution, some[1].tuned_resolution) == (0, 192)
+    assert (some[-1].resolution, some[-1].tuned_resolution) == (0, 192)
     (*_, asked) = classifier_recipes.pretrained(known, Hyperparameters(resolution=320), 120)
     assert (asked.resolution, asked.tuned_resolution) == (320, 0)
-    assert [recipe.stored_maps for recipe in many] == [False, False, True]
-    assert [recipe.stored_maps for recipe in more] == [False, False]
+    assert [recipe.stored_maps for recipe in many] == [False, False, False, True]
+    assert [recipe.stored_maps for recipe in more] == [False, False, False]
     in_one_piece = ("tiny_vit_5m_224.dist_in22k_ft_in1k", "mobilenet_v2")
-    assert len(classifier_recipes.pretrained(in_one_piece, Hyperparameters(), 500)) == 1
+    assert not any(recipe.rung for recipe in classifier_recipes.pretrained(in_one_piece, Hyperparameters(), 500))
+
+
+def test_without_the_time_for_all_views_two_networks_see_whole_images() -> None:
+    known = ("mobilenet_v2", "efficientnet_lite2")
+    shapes = list[list[tuple[int, int, int]]]()
+    for minutes in (1, 3, 60):
+        present = replace(training(budget=timedelta(minutes=minutes)), training=snapshot(count=1_000))
+        trials = list[Trial]()
+        while isinstance(step := plan(served(present, trials), trials, None), StartTrial):
+            share = min(1.0, step.expected_seconds / step.allowance_seconds)
+            trial = replace(planned(present, len(trials), step), training=present.training)
+            trials.append(ended(trial, "succeed", share, 50 + len(trials), known))
+        heads = [trial.recipe for trial in trials if not trial.recipe.rung]
+        shapes.append([(len(each.backbones), len(each.framings), each.views) for each in heads])
+    assert shapes == [[(1, 1, 1)], [(1, 1, 1), (2, 1, 1)], [(1, 1, 1), (2, 2, 2)]]
 
 
 @pytest.mark.parametrize(("images", "rungs"), [(300, [0, 0, 1]), (1_000, [0, 0, 1, 1])])
@@ -334,7 +349,7 @@ def test_without_held_out_images_tuning_is_measured_on_every_fold_or_if_it_is_la
 
 
 def test_tuning_last_stages_costs_less_than_tuning_the_network_once_for_each_fold() -> None:
-    _, whole, stages = classifier_recipes.pretrained(("mobilenet_v2", "efficientnet_lite2"), Hyperparameters(), 1_000)
+    *_, whole, stages = classifier_recipes.pretrained(("mobilenet_v2", "efficientnet_lite2"), Hyperparameters(), 1_000)
     of_stages, of_whole = (costs.expected_seconds(recipe, 500) for recipe in (stages, whole))
     assert of_stages < 2 * of_whole
     assert of_stages > costs.scaling_seconds(stages, 500, epochs=1) > 500 * costs.forward_seconds(whole, 256)
@@ -379,7 +394,7 @@ def test_training_takes_longer_than_the_pace_of_graphs_promises() -> None:
     step = plan(training(), [], None)
     assert isinstance(step, StartTrial)
     trial = planned(training(), 0, step)
-    _, whole, stages = classifier_recipes.pretrained(("mobilenet_v2",), Hyperparameters(), 1_000)
+    *_, whole, stages = classifier_recipes.pretrained(("mobilenet_v2",), Hyperparameters(), 1_000)
 
     def views(recipe: Recipe) -> list[float]:
         found = list[float]()
@@ -405,7 +420,7 @@ def test_what_a_fast_device_is_expected_to_take_includes_what_does_not_shrink() 
 
 def test_very_many_images_are_seen_in_one_framing_and_not_mirrored() -> None:
     for count, framings, views in ((5_000, 2, 2), (20_000, 2, 1), (20_001, 1, 1)):
-        head, _ = classifier_recipes.pretrained(TWO, Hyperparameters(), count)
+        head, *_ = classifier_recipes.pretrained(TWO, Hyperparameters(), count)
         assert (len(head.framings), head.views) == (framings, views)
 
 
