@@ -18,6 +18,7 @@ from bench.bench_recipes import KIND, ladder
 from bench.engine import GRAPHS, tested, trained
 from bench.snapshots import pack
 from services.trainer.engine.warm_up import warm_up
+from services.trainer.messages import Result
 from services.trainer.worker.child_pool import ALLOCATION
 
 STEPS = ("one network", "two networks", "evaluation")
@@ -54,13 +55,12 @@ def main() -> None:
 
 def run(train: Path, test: Path, weights: Path, root: Path, graphs: str) -> list[float]:
     """Seconds of each step."""
-    seconds: list[float] = []
+    threads, results = os.cpu_count() or 1, list[Result]()
     for number, recipe in enumerate(ladder(weights, 0)[:2]):
         out = root / str(number)
-        result = trained(recipe, train, out, out / "cache", weights, graphs=graphs, threads=os.cpu_count() or 1)
-        seconds.append(result.used.total_seconds())
-    found = tested(result, test, root / "test")
-    return [*seconds, found.used.total_seconds()]
+        results.append(trained(recipe, train, out, out / "cache", weights, graphs=graphs, threads=threads))
+    found = tested(results[-1], test, root / "test")
+    return [each.used.total_seconds() for each in (*results, found)]
 
 
 if __name__ == "__main__":
