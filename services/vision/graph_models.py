@@ -58,12 +58,7 @@ class Graph:
         (self._input,) = (each.name for each in self._session.get_inputs())
 
     def run(self, outputs: Sequence[str], pixels: NDArray[np.uint8] | Floats) -> list[Floats]:
-        try:
-            return [np.asarray(output) for output in self._session.run(outputs, {self._input: pixels})]
-        except Exception as fault:
-            if "failed to allocate memory" in str(fault).lower():
-                raise MemoryError("a network's pass does not fit into memory") from fault
-            raise
+        return [np.asarray(output) for output in self._session.run(outputs, {self._input: pixels})]
 
 
 @cache

@@ -9,14 +9,20 @@ from torch import Tensor
 T = TypeVar("T")
 Batch = TypeVar("Batch", Tensor, Sequence[Any])
 
-_PHRASES = ("out of memory", "not enough memory", "can't allocate memory", "status_alloc_failed")
+_PHRASES = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "failed to allocate memory",
+    "status_alloc_failed",
+)
 
 
 def is_out_of_memory(fault: BaseException) -> bool:
-    """Whether memory was short; on a CPU, and in CUDA's libraries, torch raises a plain RuntimeError."""
+    """Whether memory was short, of which torch on a CPU, CUDA's libraries and ONNX Runtime say so in words only."""
     if isinstance(fault, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(fault, RuntimeError) and any(phrase in str(fault).lower() for phrase in _PHRASES)
+    return any(phrase in str(fault).lower() for phrase in _PHRASES)
 
 
 class BatchLimit:

@@ -42,6 +42,7 @@ from services.vision import bundle, graph_models
 from services.vision.card import ModelKind
 from services.vision.device import is_of_device
 from services.vision.inputs import DetectorInputs
+from services.vision.memory import is_out_of_memory
 
 STARTS = MappingProxyType(
     {ModelKind.GENERIC_CLASSIFIER: classification.start, ModelKind.GENERIC_DETECTOR: detection.start}
@@ -65,14 +66,13 @@ def run(
             return _result(task, session)
     except SightlineError as error:
         return Failed(failure=error.failure(), traceback=traceback.format_exc())
-    except (MemoryError, torch.OutOfMemoryError):
-        failure = OutOfMemory(trial=_name_of(task), batch_size=1).failure()
-        return Failed(failure=failure, traceback=traceback.format_exc())
     except Exception as error:
         if isinstance(error, GroupBroken) or is_of_device(error):
             raise  # the process ends, and the next one finds out whether the device works
-        failure = UnknownTrainingError(name=_name_of(task), problem=f"{type(error).__name__}: {error}").failure()
-        return Failed(failure=failure, traceback=traceback.format_exc())
+        named: SightlineError = UnknownTrainingError(name=_name_of(task), problem=f"{type(error).__name__}: {error}")
+        if is_out_of_memory(error):
+            named = OutOfMemory(trial=_name_of(task), batch_size=1)
+        return Failed(failure=named.failure(), traceback=traceback.format_exc())
 
 
 def _result(task: Task, session: Session) -> Result | EvaluationResult | Probed | Exported:

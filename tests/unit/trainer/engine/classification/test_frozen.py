@@ -7,11 +7,12 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
 
 from services.trainer.engine.classification.frozen import ByGraph, ByTorch, frozen
 from services.trainer.engine.run import run
 from services.trainer.feature_blocks import FeatureUse
-from services.trainer.messages import EvaluateTask, EvaluationResult, Result
+from services.trainer.messages import EvaluateTask, EvaluationResult, Failed, Result
 from services.trainer.predictions import Predictions, read_predictions
 from services.vision import graph_models
 from services.vision.backbones import Network, build
@@ -81,6 +82,20 @@ def test_a_training_by_graph_is_as_good_and_says_so(tmp_path: Path, graphs: Path
     assert isinstance(again, Result)
     assert again.features is not None
     assert (again.features.reused, again.features.by_graph) == (1, True)
+
+
+def test_a_pass_by_graph_that_does_not_fit_is_out_of_memory(
+    tmp_path: Path, graphs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_out(*_: object, **__: object) -> None:
+        raise RuntimeException("Non-zero status code: Failed to allocate memory for requested buffer of size 536870912")
+
+    recipe = linear_recipe(backbones=(NAME,))
+    task = task_for(write_snapshot(tmp_path / "snapshot"), recipe, graphs_directory=str(graphs))
+    monkeypatch.setattr(ByGraph, "features", run_out)
+    failed = run(task, lambda _: None)
+    assert isinstance(failed, Failed)
+    assert failed.failure.reason == "outOfMemory"
 
 
 def test_an_evaluation_by_graphs_measures_what_torch_does(
