@@ -73,7 +73,8 @@ async def delete(calls: AsyncCalls, model: str) -> bool:
     try:
         return await gone(calls.ask(calls.stubs.models.DeleteModel, models.DeleteModelRequest(name=model)))
     except WrongState:
-        await gone(calls.ask(calls.stubs.models.CancelModel, models.CancelModelRequest(name=model)))
+        with suppress(WrongState):  # it has ended meanwhile
+            await gone(calls.ask(calls.stubs.models.CancelModel, models.CancelModelRequest(name=model)))
     return False
 
 

@@ -2,10 +2,13 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from services.operator.retraining import delete
+from sightline.client.errors import WrongState
 from sightline.v1 import dataset_service_pb2 as dataset_service
 from sightline.v1 import model_alias_service_pb2 as alias_service
 from sightline.v1 import model_service_pb2 as model_service
@@ -62,6 +65,20 @@ async def test_a_changed_name_is_updated_and_other_files_are_the_next_version(cl
         assert later["images"] == 24
     get = dataset_service.GetDatasetRequest(name="datasets/pets")
     assert (await cluster.suite.call("GetDataset", get, "operator")).display_name == "Pets"
+
+
+async def test_a_training_that_ends_before_it_can_be_cancelled_is_deleted_next():
+    asked: list[str] = []
+
+    async def refused(rpc: str, _request: Any) -> None:
+        asked.append(rpc)
+        raise WrongState("models/m is SUCCEEDED")
+
+    calls: Any = SimpleNamespace(
+        stubs=SimpleNamespace(models=SimpleNamespace(DeleteModel="DeleteModel", CancelModel="CancelModel")), ask=refused
+    )
+    assert not await delete(calls, "models/m")
+    assert asked == ["DeleteModel", "CancelModel"]
 
 
 async def test_a_deleted_resource_takes_its_own_with_it_unless_that_is_to_be_kept(cluster: Cluster):
