@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bench import support
 from bench.bench_recipes import KIND, ladder
-from bench.engine import GRAPHS, tested, trained
+from bench.engine import tested, trained
 from bench.snapshots import pack
 from services.trainer.engine.warm_up import warm_up
 from services.trainer.messages import Result
@@ -41,7 +41,8 @@ def main() -> None:
             seconds: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
             for number in range(arguments.rounds + 1):  # the first warms up
                 pair = [
-                    run(train, test, weights, Path(scratch) / f"{number}-{graphs}", graphs) for graphs in ("", GRAPHS)
+                    run(train, test, weights, Path(scratch) / f"{number}-{by_graph}", by_graph=by_graph)
+                    for by_graph in (False, True)
                 ]
                 for step, times in zip(STEPS, zip(*pair, strict=True), strict=True):
                     seconds[step].append(times)
@@ -53,12 +54,12 @@ def main() -> None:
             )
 
 
-def run(train: Path, test: Path, weights: Path, root: Path, graphs: str) -> list[float]:
+def run(train: Path, test: Path, weights: Path, root: Path, *, by_graph: bool) -> list[float]:
     """Seconds of each step."""
     threads, results = os.cpu_count() or 1, list[Result]()
     for number, recipe in enumerate(ladder(weights, 0)[:2]):
         out = root / str(number)
-        results.append(trained(recipe, train, out, out / "cache", weights, graphs=graphs, threads=threads))
+        results.append(trained(recipe, train, out, out / "cache", weights, by_graph=by_graph, threads=threads))
     found = tested(results[-1], test, root / "test")
     return [each.used.total_seconds() for each in (*results, found)]
 

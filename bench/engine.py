@@ -1,16 +1,15 @@
 """Single tasks of the engine, without services: a recipe trained on a snapshot, a bundle measured on another."""
 
 import os
-import sys
 from datetime import timedelta
 from pathlib import Path
 
 from services.trainer.engine.run import run
 from services.trainer.messages import EvaluateTask, EvaluationResult, Result, TrainTask
 from services.trainer.recipe import Recipe, Split
+from services.trainer.settings import GRAPHS
 
 ALLOWANCE = timedelta(days=1)
-GRAPHS = str(Path(sys.prefix) / "share" / "sightline" / "graphs")  # of `make setup`
 
 
 def trained(
@@ -22,7 +21,7 @@ def trained(
     seed: int = 0,
     base: str | None = None,
     *,
-    graphs: str = GRAPHS,
+    by_graph: bool = True,
     threads: int = 1,
 ) -> Result:
     """The recipe's result, with its files in `out`; `base` is the bundle of the model that it continues."""
@@ -34,7 +33,7 @@ def trained(
         allowance=ALLOWANCE,
         output_directory=str(out),
         cache_directory=str(cache),
-        graphs_directory=graphs,
+        graphs_directory=str(GRAPHS) if by_graph else "",
         weights_directory=str(weights),
         base_directory=base,
         split=Split(seed=seed),

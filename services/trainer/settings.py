@@ -11,6 +11,8 @@ from pydantic import Field, SecretStr
 from services.kit.settings import Address, Port, Settings
 from services.vision.signatures import SignatureRule
 
+GRAPHS = Path(sys.prefix) / "share" / "sightline" / "graphs"  # of `make setup`
+
 
 class TrainerSettings(Settings):
     """Settings of the api and the workers."""
@@ -44,7 +46,7 @@ class TrainerSettings(Settings):
     @property
     def graphs(self) -> Path:
         """The folder of traced networks."""
-        return self.graphs_directory or Path(sys.prefix) / "share" / "sightline" / "graphs"
+        return self.graphs_directory or GRAPHS
 
     @property
     def lease(self) -> timedelta:

@@ -7,10 +7,11 @@ import safetensors.torch
 import torch
 
 from services.kit.log import Log
-from services.vision import graphs
+from services.vision import graph_models, graphs
 from services.vision.card import CARD_FILE, WEIGHTS_FILE, ModelKind, write_card
 from services.vision.classifier import Classifier
 from services.vision.detector import Detector
+from services.vision.graph_models import GraphClassifier, GraphDetector
 from services.vision.graph_tracing import GraphUnavailable
 from services.vision.sealing import BundleCorrupt, load_card, seal, verify
 
@@ -31,6 +32,15 @@ def write(directory: Path, model: Classifier | Detector, traced: Path | None = N
         except GraphUnavailable as fault:
             _log.info("bundle_without_graphs", problem=str(fault))
     return seal(directory)
+
+
+def served(
+    directory: Path, device: torch.device | str = "cpu"
+) -> Classifier | Detector | GraphClassifier | GraphDetector:
+    """The model as the predictor runs it: on a CPU from its graphs, if the bundle has them; BundleCorrupt."""
+    if str(device) == "cpu" and graph_models.has_graphs(directory):
+        return graph_models.load(directory)
+    return load(directory, device)
 
 
 def load(directory: Path, device: torch.device | str = "cpu", *, digest: str = "") -> Classifier | Detector:

@@ -64,10 +64,8 @@ def opened(network: Network, folder: Path) -> Graph:
     It takes what the network takes, float32 [n, 3, h, w], and gives the outputs above. Each pass is one thread's.
     """
     graph, state = traced(network.backbone.name, folder), network.state_dict()
-    for tensor in graph.graph.initializer:
-        if tensor.data_location == TensorProto.EXTERNAL:
-            values = state[tensor.name.removeprefix(PREFIX)].cpu().numpy()
-            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    for tensor, name in _own_tensors(graph.graph):
+        tensor.CopyFrom(numpy_helper.from_array(state[name].cpu().numpy(), tensor.name))
     found, was_training = Graph(graph.SerializeToString(), threads=1), network.training
     try:
         _check(found, Features(network).eval(), network.backbone.name, network.backbone.rule, of_bytes=False)
@@ -93,13 +91,21 @@ def _place(graph: onnx.GraphProto, prefix: str, weights: Path) -> None:
     with weights.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header: dict[str, Any] = json.loads(file.read(length))
-    for tensor in graph.initializer:
-        if tensor.data_location == TensorProto.EXTERNAL:
-            entry = header[prefix + tensor.name.removeprefix(PREFIX)]
-            start, end = entry["data_offsets"]
-            tensor.dims.extend(entry["shape"])
-            for key, value in (("location", weights.name), ("offset", 8 + length + start), ("length", end - start)):
-                tensor.external_data.add(key=key, value=str(value))
+    for tensor, name in _own_tensors(graph):
+        entry = header[prefix + name]
+        start, end = entry["data_offsets"]
+        tensor.dims.extend(entry["shape"])
+        for key, value in (("location", weights.name), ("offset", 8 + length + start), ("length", end - start)):
+            tensor.external_data.add(key=key, value=str(value))
+
+
+def _own_tensors(graph: onnx.GraphProto) -> list[tuple[TensorProto, str]]:
+    """The tensors that tracing left without values, and their names in the network."""
+    return [
+        (tensor, tensor.name.removeprefix(PREFIX))
+        for tensor in graph.initializer
+        if tensor.data_location == TensorProto.EXTERNAL
+    ]
 
 
 def _count(graph: onnx.GraphProto, categories: int) -> None:

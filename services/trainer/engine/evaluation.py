@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import starmap
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -54,27 +53,27 @@ def predicted(
     size = PIECE if by_graph else batch_size
     batches = [rows[start : start + size] for start in range(0, len(rows), size)]
 
-    def prepared(batch: Indices) -> tuple[int, dict[int, Input]]:
+    def prepared(batch: Indices) -> dict[int, Input]:
         inputs: dict[int, Input] = {}
         for row in batch.tolist():
             try:
                 inputs[row] = model.prepare(images.read(row), images.samples[row].record.file_name)
             except (InvalidImage, ValueError, OSError) as fault:
                 images.note_unreadable(row, fault)
-        return len(batch), inputs
+        return inputs
 
-    def answered(size: int, inputs: dict[int, Input]) -> tuple[int, dict[int, Output_co]]:
-        return size, dict(zip(inputs, model.predict_prepared(list(inputs.values())), strict=True))
+    def answered(inputs: dict[int, Input]) -> dict[int, Output_co]:
+        return dict(zip(inputs, model.predict_prepared(list(inputs.values())), strict=True))
 
     if by_graph:
-        answers = prefetched(lambda batch: answered(*prepared(batch)), batches, task.threads)
+        answers = prefetched(lambda batch: answered(prepared(batch)), batches, task.threads)
     else:
-        answers = starmap(answered, prefetched(prepared, batches, task.threads))
+        answers = map(answered, prefetched(prepared, batches, task.threads))
     outputs: dict[int, Output_co] = {}
     done = 0
-    for size, found in answers:
+    for batch, found in zip(batches, answers, strict=True):
         outputs |= found
-        done += size
+        done += len(batch)
         session.progress("evaluate", done / len(rows))
         _require_time(session, images, done / len(rows))
     return outputs

@@ -38,7 +38,7 @@ from services.trainer.messages import (
     TrainTask,
 )
 from services.trainer.recipe import is_linear
-from services.vision import bundle, graph_models
+from services.vision import bundle
 from services.vision.card import ModelKind
 from services.vision.device import is_of_device
 from services.vision.inputs import DetectorInputs
@@ -102,10 +102,8 @@ def train(task: TrainTask, session: Session) -> Result:
 
 
 def evaluate(task: EvaluateTask, session: Session) -> EvaluationResult:
-    """Evaluates a bundle with the code of its kind, on a CPU from its graphs, as it is served."""
-    directory = Path(task.bundle_directory)
-    by_graph = task.device == "cpu" and graph_models.has_graphs(directory)
-    model = graph_models.load(directory) if by_graph else bundle.load(directory, task.device)
+    """Evaluates a bundle, as it is served, with the code of its kind."""
+    model = bundle.served(Path(task.bundle_directory), task.device)
     if isinstance(model, DetectorInputs):
         return evaluate_detector(task, session, model)
     return evaluate_classifier(task, session, model)

@@ -6,10 +6,10 @@ from datetime import timedelta
 from services.trainer.domain import MAX_TRIALS, Model, Trial, granted, served_trial
 from services.trainer.feature_blocks import FeaturePass
 from services.trainer.planner.costs import (
-    by_graph,
     evaluation_seconds,
     expected_seconds,
     known_passes,
+    paced_by_graph,
     reserve_seconds,
     resolution_of,
     slowness,
@@ -49,7 +49,7 @@ class BudgetView:
             trials=min(model.hyperparameters.max_trials or MAX_TRIALS, MAX_TRIALS) - len(trials),
             left=model.budget - granted(trials, None),
             pace=slowness(trials),
-            by_graph=by_graph(trials),
+            by_graph=paced_by_graph(trials),
             resolution=resolution_of(trials),
             served=best.recipe if best else None,
             running=tuple(trial.recipe for trial in trials if not trial.work.ended),
@@ -59,8 +59,9 @@ class BudgetView:
 
     def expected(self, recipe: Recipe) -> float:
         """Seconds that the recipe is expected to take."""
-        pace, is_by_graph = self.pace, self.by_graph
-        return expected_seconds(recipe, self.image_count, self.resolution, pace, self.known, by_graph=is_by_graph)
+        return expected_seconds(
+            recipe, self.image_count, self.resolution, self.pace, self.known, by_graph=self.by_graph
+        )
 
     def evaluation(self, recipe: Recipe) -> float:
         """Seconds that the final evaluation of the recipe's bundle is expected to take; 0 without a test dataset."""

@@ -72,8 +72,8 @@ def next_trial(model: Model, trials: list[Trial], budget: BudgetView) -> StartTr
 
 def _is_part(recipe: Recipe, budget: BudgetView) -> bool:
     """Whether another trial reads all that a head would: it stands for one that there was no time for."""
-    read = budget.known.union(*(passes_of(other) for other in budget.running))
-    return bool(passes_of(recipe)) and passes_of(recipe) <= read
+    read = budget.known.union(*map(passes_of, budget.running))
+    return bool(passes := passes_of(recipe)) and passes <= read
 
 
 def _depends_on(recipe: Recipe, running: tuple[Recipe, ...]) -> bool:

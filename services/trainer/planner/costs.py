@@ -130,7 +130,7 @@ def resolution_of(trials: list[Trial]) -> int:
     return first.resolution if first and not trials[0].recipe.resolution else PRETRAINED_RESOLUTION
 
 
-def by_graph(trials: list[Trial]) -> bool:
+def paced_by_graph(trials: list[Trial]) -> bool:
     """Whether the pace that the trials show is one of passes by graphs."""
     first = trials[0].result if trials else None
     return bool(first and first.features and first.features.by_graph)

@@ -43,8 +43,7 @@ class MeasuredCosts:
         """The whole cost, without the passes whose features are known."""
         observed = self._closest(recipe)
         fixed = observed.seconds - observed.scaling_seconds
-        ran, by_graph = self._as_run(recipe), self.by_graph
-        scaling = scaling_seconds(ran, image_count, resolution, known=known, by_graph=by_graph)
+        scaling = scaling_seconds(self._as_run(recipe), image_count, resolution, known=known, by_graph=self.by_graph)
         return self.factor * (fixed + self._pace(observed) * scaling)
 
     def evaluation_seconds(self, recipe: Recipe, test_count: int, resolution: int) -> float:

@@ -124,7 +124,7 @@ def _describe(folder: Path, card: ModelCard, subject: Subject, form: ExportForma
 
 def _served(directory: Path, card: ModelCard, subject: Subject) -> Answer:
     """How the predictor answers with this bundle."""
-    model = graph_models.load(directory) if graph_models.has_graphs(directory) else bundle.load(directory)
+    model = bundle.served(directory)
     known = card_of(card, subject, ExportFormat.ONNX)
 
     def answer(data: bytes, threshold: float | None) -> dict[str, Any]:

@@ -16,6 +16,7 @@ class Bank:
     """Reads and writes blocks, and counts them. A block that is missing or damaged is computed again."""
 
     folder: Path
+    by_graph: bool  # how features are computed here
     seconds: dict[str, float] = field(default_factory=dict[str, float])  # saved by the blocks read, by name
     computed: int = 0
 
@@ -23,7 +24,7 @@ class Bank:
     def use(self) -> FeatureUse:
         """What was read and written so far."""
         saved = timedelta(seconds=sum(self.seconds.values()))
-        return FeatureUse(reused=len(self.seconds), computed=self.computed, saved=saved)
+        return FeatureUse(reused=len(self.seconds), computed=self.computed, saved=saved, by_graph=self.by_graph)
 
     def load(self, name: str, images: int, width: int) -> Floats | None:
         """[images, width], read-only; None if there is no such block."""

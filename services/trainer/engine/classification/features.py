@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import torch
 from torch import Tensor
@@ -82,7 +81,7 @@ class Extractor:
     def __post_init__(self) -> None:
         """A task may limit batches further."""
         folder = feature_blocks.folder_of(Path(self.task.cache_directory), self.images.manifest.digest)
-        self.bank = Bank(folder)
+        self.bank = Bank(folder, by_graph=has_graph(self.backbones[0].name, self.task))
         most = max(BATCH_SIZE, PIECE * self.task.threads) if self.task.device == "cpu" else DEVICE_BATCH_SIZE
         self.limit = BatchLimit(min(most, self.task.batch_size_limit or most))
 
@@ -106,8 +105,7 @@ class Extractor:
             for (backbone, view), (features, seconds) in self._compute(which, rows, work, (low, high)).items():
                 self.bank.store(self._name((backbone, view), rows), features, seconds)
                 out[view][backbone][rows.start : rows.stop] = features
-        by_graph = has_graph(self.backbones[0].name, self.task)
-        self.session.features = msgspec.structs.replace(self.bank.use, by_graph=by_graph)
+        self.session.features = self.bank.use
         self.images.require_readable()
         return [
             [block for features, b in zip(view, self.backbones, strict=True) for block in _blocks(features, b)]

@@ -1,6 +1,5 @@
 """Frozen networks, which turn images into features: on a CPU in ONNX Runtime, which takes 0.6 of torch's time."""
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
@@ -11,6 +10,7 @@ from torch import Tensor
 from services.kit.log import Log
 from services.trainer.engine.classification.fuse import fused
 from services.trainer.engine.data import Floats
+from services.trainer.engine.prefetch import prefetched
 from services.trainer.messages import TrainTask
 from services.vision import graphs
 from services.vision.backbones import Network, embed
@@ -65,8 +65,7 @@ class ByGraph:
 
     def features(self, images: Tensor, *, middle: bool) -> Floats:
         outputs = ["features", "middle"] if middle else ["features"]
-        with ThreadPoolExecutor(self._threads, thread_name_prefix="features") as pool:
-            blocks = pool.map(lambda piece: self._graph.run(outputs, piece.numpy()), images.split(PIECE))
-            found = np.concatenate([np.concatenate(block, axis=1) for block in blocks])
+        blocks = prefetched(lambda piece: self._graph.run(outputs, piece.numpy()), images.split(PIECE), self._threads)
+        found = np.concatenate([np.concatenate(block, axis=1) for block in blocks])
         found[images[:, 0, 0, 0].isnan().numpy()] = np.nan  # which an activation of a graph may drop
         return found
