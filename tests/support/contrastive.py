@@ -19,8 +19,8 @@ import timm
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import CLIPTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
+from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
 from bench import snapshots
 from services.vision import preprocess

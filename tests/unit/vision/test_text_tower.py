@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+from transformers.models.clip.configuration_clip import CLIPTextConfig
+from transformers.models.clip.modeling_clip import CLIPTextModelWithProjection
 
 from services.vision.packs import TEXT_PREFIX, PackUnusable, TextSpec
 from services.vision.text_tower import IMAGE_PROJECTION, TOKENIZER, TextTooLong, TextTower, load_text_tower
