@@ -221,9 +221,8 @@ async def require_whole(race: Race) -> set[str]:
     return prefixes
 
 
-@pytest.mark.parametrize("seed", range(40))
-async def test_no_orphan_stays_and_nothing_that_is_live_is_lost(seed: int) -> None:
-    race = Race(seed)
+async def run(race: Race) -> None:
+    """Everyone at once; then nobody, until all is settled."""
     keepers = [asyncio.create_task(view.run()) for one in race.replicas for view in one.views()]
     workers: list[asyncio.Task[None]] = []
     try:
@@ -242,9 +241,21 @@ async def test_no_orphan_stays_and_nothing_that_is_live_is_lost(seed: int) -> No
             blob.key async for blob in race.world.blobs.list("datasets/") if not blob.key.startswith(tuple(prefixes))
         ]
         assert orphans == []
-        assert race.done["create"] + race.done["revise"] > 0
-        assert race.done["delete"] > 0
-        assert race.done["held"] > 0
     finally:
         for task in (*keepers, *workers):
             task.cancel()
+
+
+@pytest.mark.parametrize("first_seed", range(0, 40, 10))
+async def test_no_orphan_stays_and_nothing_that_is_live_is_lost(first_seed: int) -> None:
+    done = Counter[str]()
+    for seed in range(first_seed, first_seed + 10):
+        race = Race(seed)
+        try:
+            await run(race)
+        except Exception as error:
+            error.add_note(f"seed {seed}")
+            raise
+        done += race.done
+    # In one race, chance and the machine's pace may leave any of them out.
+    assert min(done["create"] + done["revise"], done["delete"], done["held"]) > 0, done

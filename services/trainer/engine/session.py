@@ -82,9 +82,13 @@ class Session:
         self._phase = "preparing"
 
     def progress(self, phase: str, done: float, low: float = 0.0, high: float = 1.0) -> None:
-        """Reports that `done` (0..1) of the phase is complete; at most one report per PROGRESS_SECONDS is sent."""
+        """Reports that `done` (0..1) of the phase is complete.
+
+        Every phase is reported when it begins; after that, at most one report per PROGRESS_SECONDS is sent.
+        """
         self._fraction = max(self._fraction, low + (high - low) * min(1.0, max(0.0, done)))
-        self._phase = phase
+        if phase != self._phase:
+            self._phase, self._last = phase, float("-inf")
         self.alive()
 
     def alive(self) -> None:
