@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from services.trainer.engine.classification import logistic
 from services.trainer.engine.classification.features import Extractor
 from services.trainer.engine.classification.heads import LinearHead, mirroring_harms
 from services.trainer.engine.classification.learning_curve import learning_curve
@@ -16,16 +17,18 @@ from services.trainer.engine.classification.measure import calibrated_across, fi
 from services.trainer.engine.classification.names import fit_named_head, read_names
 from services.trainer.engine.classification.near_duplicates import divided
 from services.trainer.engine.classification.result import Finished, finish
-from services.trainer.engine.data import Floats, Images, open_images, require_trainable
+from services.trainer.engine.data import Floats, Images, Indices, open_images, require_trainable
 from services.trainer.engine.pretrained import LoadedBackbone, load_backbones, middle_blocks, origin
 from services.trainer.engine.session import Session
 from services.trainer.engine.split import Partition
 from services.trainer.messages import Result, TrainTask
+from services.trainer.name_use import NameUse
 from services.vision.backbones import Network
 from services.vision.classifier import ClassifierNetwork
 
 FEATURES_SHARE = 0.8  # of the progress bar
 CURVE_SHARE, CURVE_SECONDS = 0.1, 0.5  # of the time used so far, or this much if that is less
+UNMIRRORED_REST = 3  # fits' worth of the allowance that must be left for another, on fewer rows, to begin
 CURVE_SHARE_OF_REST = 0.3  # of the rest of the allowance, at most: the bundle is still to be written
 
 
@@ -46,14 +49,21 @@ def train_head(task: TrainTask, session: Session) -> Result:
     chosen = [rows_of(blocks, partition.trainable) for blocks in views]
     categories = len(images.categories)
     middle = middle_blocks(backbones)
-    head, use = fit_named_head(chosen, labels, partition.fold, partition.folds, categories, middle, names)
+
+    def fit(of: Sequence[list[Floats]]) -> tuple[LinearHead, NameUse]:
+        return fit_named_head(of, labels, partition.fold, partition.folds, categories, middle, names)
+
+    began = session.meter.used()
+    head, use = fit(chosen)
+    fit_seconds = session.meter.used() - began
+    session.progress("fit", 0.5, FEATURES_SHARE, 0.95)
+    harms = len(chosen) > 1 and mirroring_harms(chosen, labels, partition.fold, partition.folds, categories)
+    if harms and session.meter.remaining() > UNMIRRORED_REST * fit_seconds:
+        head, use = min((head, use), fit(chosen[:1]), key=lambda fitted: out_of_fold_loss(fitted[0], labels))
     held_out = head.logits(rows_of(views[0], partition.held_out))
     finished = _finished(images, backbones, partition, head, held_out)
     warnings = (*finished.warnings, *([names.note] if names.note else []))
-    finished = replace(finished, warnings=warnings, names=use)
-    if len(chosen) > 1:
-        harms = mirroring_harms(chosen, labels, partition.fold, partition.folds, categories)
-        finished = replace(finished, mirror=not harms)
+    finished = replace(finished, warnings=warnings, names=use, mirror=not harms)
     curve = learning_curve(
         chosen[0], labels, partition.fold, partition.folds, images.categories, task.seed, curve_limit(session)
     )
@@ -75,6 +85,11 @@ def curve_limit(session: Session) -> Callable[[], bool]:
         return spent + spent / steps > share
 
     return out_of_time
+
+
+def out_of_fold_loss(head: LinearHead, labels: Indices) -> float:
+    """The mean log loss of the predictions that know nothing of their own labels, nats."""
+    return float(logistic.log_losses(head.out_of_fold[head.solved], labels[head.solved]).mean())
 
 
 def sound_rows(blocks: Sequence[Floats]) -> NDArray[np.bool_]:

@@ -13,11 +13,12 @@ from services.trainer.recipe import Recipe
 from services.vision.snapshot import AnnotationKind, Entry
 
 SHAPES = ("circle", "square", "cross")
+SIDES = ("left", "right")  # of which each mirrored is the other
 TINY = "mobilenet_v3_small"
 
 
 def drawing(shape: str, random: np.random.Generator, side: int = 64) -> bytes:
-    """A PNG of one shape, anywhere, in any colour, on noise."""
+    """A PNG of one shape, anywhere (a side: in the middle), in any colour, on noise."""
     image = Image.fromarray(random.integers(0, 60, (side, side, 3), dtype=np.uint8))
     draw = ImageDraw.Draw(image)
     colour = tuple(int(value) for value in random.integers(120, 256, 3))
@@ -27,6 +28,9 @@ def drawing(shape: str, random: np.random.Generator, side: int = 64) -> bytes:
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
     elif shape == "square":
         draw.rectangle((x - radius, y - radius, x + radius, y + radius), fill=colour)
+    elif shape in SIDES:
+        ends = (90, 270) if shape == "left" else (270, 90)
+        draw.pieslice((side // 8, side // 8, side * 7 // 8, side * 7 // 8), *ends, fill=colour)
     else:
         draw.line((x - radius, y - radius, x + radius, y + radius), fill=colour, width=5)
         draw.line((x - radius, y + radius, x + radius, y - radius), fill=colour, width=5)
@@ -49,7 +53,7 @@ def write_snapshot(
     items: list[tuple[Entry, bytes, str]] = []
     for number in range(per_category * len(names)):
         label = number % len(names)
-        data = drawing(names[label] if names[label] in SHAPES else "circle", random)
+        data = drawing(names[label] if names[label] in SHAPES + SIDES else "circle", random)
         if number < broken:
             data = data[:100]
         entry = Entry(image_id=number + 1, file_name=f"{number + 1}.png", width=64, height=64, labels=(label,))

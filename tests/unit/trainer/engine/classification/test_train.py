@@ -12,7 +12,7 @@ import torchvision
 
 from services.kit.errors import Diverged
 from services.trainer.engine import pretrained as pretrained_networks
-from services.trainer.engine.classification import features
+from services.trainer.engine.classification import features, linear_head
 from services.trainer.engine.classification.linear_head import curve_limit, train_head
 from services.trainer.engine.loop import fit, step
 from services.trainer.engine.run import run, train
@@ -40,7 +40,7 @@ from services.vision.classification_metrics import classification_report
 from services.vision.snapshot import AnnotationKind
 from services.vision.weights import PretrainedWeights
 from tests.unit.trainer.engine.scenes import detector_recipe, write_scenes
-from tests.unit.trainer.engine.shapes import SHAPES, TINY, linear_recipe, task_for, tuning_recipe, write_snapshot
+from tests.unit.trainer.engine.shapes import SHAPES, SIDES, TINY, linear_recipe, task_for, tuning_recipe, write_snapshot
 
 WHOLE_AND_BROKEN = (("whole", 0), ("broken", 1))
 
@@ -129,6 +129,19 @@ def test_rung_0_joins_several_backbones_and_views(snapshot):
     result, _ = _trained(task_for(snapshot, recipe))
     assert len(bundle.load_card(Path(result.bundle_directory)).backbones) == 2
     assert result.resolution == 64
+
+
+def test_a_head_learns_from_mirrored_views_unless_plain_ones_do_better_and_there_is_time(tmp_path, monkeypatch):
+    sides = write_snapshot(tmp_path / "sides", names=SIDES)
+    plain, _ = _trained(task_for(sides, linear_recipe()))
+    both, _ = _trained(task_for(sides, linear_recipe(views=2)))
+    assert not both.mirror
+    _assert_equal(_weights(both), _weights(plain))
+    assert both.selection_score == plain.selection_score
+    monkeypatch.setattr(linear_head, "UNMIRRORED_REST", 1e6)
+    hurried, _ = _trained(task_for(sides, linear_recipe(views=2)))
+    assert not hurried.mirror
+    assert hurried.selection_score < plain.selection_score
 
 
 def test_rung_0_reads_both_framings_of_a_network_that_is_stored_once(snapshot, pretrained):
