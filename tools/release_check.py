@@ -27,7 +27,7 @@ STATED = {
     "deploy/helm/sightline/Chart.yaml": r"^(?:version|appVersion): (\S+)",
     "deploy/helm/sightline/values.yaml": r"repository: sightline-[\w-]+, tag: ([^,]+)",
     "deploy/helm/sightline-cluster/Chart.yaml": r"^(?:version|appVersion): (\S+)",
-    "docs/operations.md": r"sightline-\$\w+:([\w.]+)",
+    "docs/kubernetes.md": r"sightline-\$\w+:([\w.]+)",
 }
 
 

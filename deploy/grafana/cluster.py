@@ -1,6 +1,6 @@
 """Panels of what others measure: Kubernetes (kube-state-metrics), KEDA, Kueue, GPUs (DCGM), NATS (its exporter).
 
-Without one of them its panels are empty. docs/operations.md says which version each name was looked up in.
+Without one of them its panels are empty. docs/monitoring.md says which version each name was looked up in.
 """
 
 from __future__ import annotations

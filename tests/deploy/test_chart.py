@@ -165,8 +165,8 @@ def test_outside_eks_a_role_is_a_variable() -> None:
 
 
 def test_the_documented_values_are_valid() -> None:
-    page = (ROOT / "docs" / "operations.md").read_text()
-    blocks = [yaml.safe_load(one) for one in re.findall(r"```yaml\n((?:images|s3):.*?)```", page, re.DOTALL)]
+    pages = "".join((ROOT / "docs" / name).read_text() for name in ("kubernetes.md", "access.md"))
+    blocks = [yaml.safe_load(one) for one in re.findall(r"```yaml\n((?:images|s3):.*?)```", pages, re.DOTALL)]
     assert len(blocks) == 2
     for values in blocks:
         assert comparable(chart_text(values))

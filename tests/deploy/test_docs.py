@@ -1,4 +1,4 @@
-"""The commands and overlays of docs/operations.md produce what the cluster needs."""
+"""The commands and overlays of docs/kubernetes.md and docs/monitoring.md produce what the cluster needs."""
 
 import os
 import re
@@ -20,7 +20,8 @@ from sightline.local.nats_users import ADMIN, USERS
 from tests.support.manifests import K8S, ROOT, environment, of_kind, render_text
 from tests.support.servers import find_program
 
-DOCUMENT = (ROOT / "docs" / "operations.md").read_text()
+KUBERNETES = (ROOT / "docs" / "kubernetes.md").read_text()
+MONITORING = (ROOT / "docs" / "monitoring.md").read_text()
 # Replaces kubectl: writes what `create secret generic NAME --from-file/--from-literal` would store into files.
 KUBECTL = """#!/usr/bin/env bash
 set -eu
@@ -40,7 +41,7 @@ done
 def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The secrets that the documented commands create, a folder each."""
     folder = tmp_path_factory.mktemp("secrets")
-    found = re.search(r"<!-- tests/deploy/test_docs.py .*? -->\n```sh\n(.*?)```", DOCUMENT, re.DOTALL)
+    found = re.search(r"<!-- tests/deploy/test_docs.py .*? -->\n```sh\n(.*?)```", KUBERNETES, re.DOTALL)
     assert found
     programs = folder / "bin"
     programs.mkdir()
@@ -60,7 +61,7 @@ def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_documented_driver_supports_the_cuda_version_of_torch() -> None:
     major, minor = metadata.version("nvidia-cuda-runtime").split(".")[:2]
-    chapter = DOCUMENT.partition("\n### GPUs\n")[2].partition("\n### ")[0]
+    chapter = KUBERNETES.partition("\n## GPUs\n")[2].partition("\n##")[0]
     assert f"built for CUDA {major}.{minor}." in chapter
     assert {"13": "version 580 or later"}[major] in chapter, "see NVIDIA's table of drivers for this CUDA"
 
@@ -118,7 +119,7 @@ def test_the_documented_signing_keys_are_a_pair(secrets: Path) -> None:
 
 
 def test_the_documented_overlay_pulls_every_image_from_the_registry_and_works_in_any_namespace(tmp_path: Path) -> None:
-    found = re.search(r"`deploy/k8s/(overlays/ours)/kustomization.yaml`:\n\n```yaml\n(.*?)```", DOCUMENT, re.DOTALL)
+    found = re.search(r"`deploy/k8s/(overlays/ours)/kustomization.yaml`:\n\n```yaml\n(.*?)```", KUBERNETES, re.DOTALL)
     assert found
     folder = shutil.copytree(K8S, tmp_path / "k8s") / found[1]
     folder.mkdir()
@@ -135,7 +136,7 @@ def test_the_documented_overlay_pulls_every_image_from_the_registry_and_works_in
 def test_the_documented_command_points_every_alert_to_a_teams_own_runbooks(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "deploy", tmp_path / "deploy")
     shutil.copytree(ROOT / "tools", tmp_path / "tools")
-    found = re.search(r"`python (tools/manifests.py --runbooks (\S+))`", DOCUMENT)
+    found = re.search(r"`python (tools/manifests.py --runbooks (\S+))`", MONITORING)
     assert found
     run = [sys.executable, *found[1].split()]
     subprocess.run(run, cwd=tmp_path, check=True)
@@ -152,7 +153,7 @@ def test_the_documented_command_points_every_alert_to_a_teams_own_runbooks(tmp_p
 
 
 def test_the_documented_overlay_points_every_alert_to_a_teams_own_runbooks(tmp_path: Path) -> None:
-    found = re.search(r"### Where the runbooks are\n.*?```yaml\n(.*?)```", DOCUMENT, re.DOTALL)
+    found = re.search(r"### Where the runbooks are\n.*?```yaml\n(.*?)```", MONITORING, re.DOTALL)
     assert found
     folder = shutil.copytree(K8S, tmp_path / "k8s") / "overlays" / "ours"
     folder.mkdir()
@@ -186,7 +187,7 @@ def test_the_documented_overlay_gives_every_process_its_collector_of_traces(tmp_
 
 def _with(folder: Path, title: str) -> list[dict[str, Any]]:
     """What the overlay `production` with the first lines of YAML below the title renders."""
-    found = re.search(rf"^{title}\n.*?```yaml\n(.*?)```", DOCUMENT, re.DOTALL | re.MULTILINE)
+    found = re.search(rf"^{title}\n.*?```yaml\n(.*?)```", MONITORING, re.DOTALL | re.MULTILINE)
     assert found
     overlay = shutil.copytree(K8S, folder / "k8s") / "overlays" / "ours"
     overlay.mkdir()

@@ -33,7 +33,7 @@ from tests.support.manifests import (
     workloads,
 )
 
-OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+KUBERNETES = (ROOT / "docs" / "kubernetes.md").read_text()
 JOB = {"store-users", "accounts"}  # runs once, with the component of a store
 rendering = pytest.mark.parametrize("name", NAMES)
 
@@ -206,7 +206,7 @@ def test_every_secret_is_documented_and_every_config_map_exists(name: str) -> No
     )
     assert secrets
     for secret in secrets:
-        assert f"`{secret}`" in OPERATIONS, f"docs/operations.md does not say how to create the secret {secret}"
+        assert f"`{secret}`" in KUBERNETES, f"docs/kubernetes.md does not say how to create the secret {secret}"
     for workload in workloads(name):
         pod = template(workload)["spec"]
         used = {one["configMapRef"]["name"] for one in pod["containers"][0].get("envFrom", [])}

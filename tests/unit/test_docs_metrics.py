@@ -1,4 +1,4 @@
-"""docs/operations.md lists every metric of every process, with its labels; docs/runbooks.md has a chapter per alert."""
+"""docs/monitoring.md lists every metric of every process, with its labels; docs/runbooks.md has a chapter per alert."""
 
 import ast
 import re
@@ -51,7 +51,7 @@ BOUNDED_ELSEWHERE = {
 
 def chapter(title: str) -> str:
     """The text between a heading and the next one."""
-    _, _, rest = (ROOT / "docs/operations.md").read_text().partition(f"\n### {title}\n")
+    _, _, rest = (ROOT / "docs/monitoring.md").read_text().partition(f"\n### {title}\n")
     return re.split(r"^##", rest, maxsplit=1, flags=re.MULTILINE)[0]
 
 

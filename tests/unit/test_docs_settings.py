@@ -1,4 +1,4 @@
-"""docs/operations.md lists every setting of every service with its default."""
+"""docs/settings.md lists every setting of every service with its default."""
 
 import re
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from services.operator.settings import OperatorSettings
 from services.predictor.settings import PredictorSettings
 from services.trainer.settings import TrainerSettings
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "operations.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "settings.md"
 ROW = re.compile(r"^\| `(SIGHTLINE_\w+)` \| (.*?) \|", re.MULTILINE)
 # Defaults that differ between machines.
 OF_THE_MACHINE = {
@@ -36,7 +36,7 @@ CHAPTERS: dict[str, type[Settings]] = {
 
 def chapter(title: str) -> str:
     """The text between a heading and the next one."""
-    _, _, rest = DOCUMENT.read_text().partition(f"\n### {title}\n")
+    _, _, rest = DOCUMENT.read_text().partition(f"\n## {title}\n")
     return re.split(r"^##", rest, maxsplit=1, flags=re.MULTILINE)[0]
 
 
