@@ -38,7 +38,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "Images checked",
-            "How fast ingest workers read images, and how many they refuse.",
+            "How fast dataset workers read images, and how many they refuse.",
             (Query(rate("sightline_dataset_images_checked_total", "outcome"), "{{outcome}}"),),
         ),
         Panel(
