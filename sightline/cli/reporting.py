@@ -43,6 +43,11 @@ def told_of_file(error: OSError) -> CommandError:
     return CommandError(problem, fix="correct the path, or its permissions")
 
 
+def not_utf8(error: UnicodeEncodeError) -> UsageError:
+    """A name or text that cannot be sent to a service, in words."""
+    return UsageError(f"{error.object!a} is not valid UTF-8", fix="use UTF-8 in names and texts")
+
+
 def report(error: SightlineError, console: Console) -> int:
     """Prints what is wrong and what to do; returns the exit code."""
     if error.details.resource:

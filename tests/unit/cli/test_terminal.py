@@ -214,3 +214,19 @@ def test_processes_of_the_command_import_nothing_that_lies_in_the_working_direct
         cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(Path.cwd())}, capture_output=True, check=False, timeout=60,
     )  # fmt: skip
     assert json.loads(done.stdout), done.stderr
+
+
+def test_a_name_that_is_not_utf_8_is_refused_in_a_sentence(address: str) -> None:
+    code, out, err = run(address, {}, "datasets", "show", os.fsdecode(b"caf\xe9"))
+    assert (code, out) == (2, b"")
+    assert err.decode() == "error: 'datasets/caf\\udce9' is not valid UTF-8\nfix: use UTF-8 in names and texts\n"
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_without_a_standard_output_a_command_succeeds_silently(address: str, options: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "sightline", "datasets", "show", "d", *options]
+    addresses = dict.fromkeys(VARIABLES.values(), address)
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *command], env=os.environ | addresses, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr.decode()) == (0, "")
