@@ -31,7 +31,7 @@ from sightline.local.stack import Stack
 from sightline.v1.dataset_pb2 import Dataset
 from sightline.v1.dataset_service_pb2 import CreateDatasetRequest, GetDatasetRequest
 from tests.e2e.conftest import Command, RunningStack
-from tests.support.processes import children
+from tests.support.processes import training_children
 from tests.support.prometheus import RULES, Prometheus, with_thresholds
 from tests.support.servers import free_port, stop
 
@@ -279,8 +279,9 @@ class MonitoredSuite:
         return found
 
     def _children(self) -> list[int]:
+        """Those that run their own program: a worker cannot be frozen while one that is being started is."""
         workers = [pid for name, pid in self.stack.pids.items() if name.startswith("trainer-worker")]
-        return [pid for worker in workers for pid in children(worker)]
+        return [pid for worker in workers for pid in training_children(worker)]
 
 
 @contextmanager

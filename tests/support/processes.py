@@ -32,9 +32,14 @@ def command_line(pid: int) -> str:
         return ""
 
 
+def training_children(worker: int) -> list[int]:
+    """A worker's training children, the oldest first, once they have been started."""
+    return [pid for pid in children(worker) if "services.trainer.engine" in command_line(pid)]
+
+
 def training_child(worker: int) -> int | None:
     """A worker's oldest training child: the one that trains, as spares are started later."""
-    return next((pid for pid in children(worker) if "services.trainer.engine" in command_line(pid)), None)
+    return next(iter(training_children(worker)), None)
 
 
 def kill(pid: int) -> None:

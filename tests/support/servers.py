@@ -9,6 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Self
@@ -25,6 +26,8 @@ ACK_WAIT = timedelta(seconds=Settings.model_fields["ack_wait_seconds"].default) 
 NATS_SERVERS = ("nats_server", pytest.param("oldest_nats_server", marks=pytest.mark.oldest_nats))
 SERVER_PATH = "/usr/local/sbin:/usr/sbin:/sbin"  # where distributions put servers
 PORTS = range(20_000, 32_000)  # below those that systems choose themselves, for connections and for port 0
+
+_CLAIMS: list[socket.socket] = []  # the ports that were given away
 
 
 class ServerMissing(RuntimeError):
@@ -54,10 +57,18 @@ def oldest_nats() -> str:
 
 
 def free_port() -> int:
-    """A loopback port that nothing listens on now, and that the system gives to nobody who does not ask for it."""
-    while not is_free(port := random.SystemRandom().choice(PORTS)):
-        pass
-    return port
+    """A loopback port that nothing listens on now, and that neither the system nor this function gives to others.
+
+    It is claimed by a UDP socket of the same number, on which nothing else relies, until this process ends.
+    """
+    while True:
+        claim = socket.socket(type=socket.SOCK_DGRAM)
+        with suppress(OSError):
+            claim.bind(("127.0.0.1", port := random.SystemRandom().choice(PORTS)))
+            if is_free(port):
+                _CLAIMS.append(claim)
+                return port
+        claim.close()
 
 
 def wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
