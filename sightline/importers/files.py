@@ -56,6 +56,11 @@ def images_in(folder: Path) -> list[str]:
     return [name for name in walk(folder) if is_image(Path(name))]
 
 
+def json_files(folder: Path) -> Iterator[str]:
+    """The JSON files below the folder, relative to it and in order."""
+    return (name for name in walk(folder) if name.lower().endswith(".json"))
+
+
 def is_there(path: Path, is_such: Callable[[Path], bool] = Path.exists) -> bool:
     """Whether there is such a file or folder; names in exports may be longer than any file's."""
     try:
@@ -109,6 +114,14 @@ def read_json(file: Path, oddities: list[str] | None = None) -> Any:
         oddities += [f"{file.name} is in UTF-16, and is uploaded in UTF-8"] if _is_utf16(file) else []
         oddities += [f"halves of characters in {file.name} become question marks"] if _has_halves(text) else []
     return content
+
+
+def parsed(file: Path) -> Any:
+    """A JSON file's content; None if it cannot be read."""
+    try:
+        return read_json(file)
+    except ImportFault:
+        return None
 
 
 def _has_halves(text: str) -> bool:

@@ -1,12 +1,11 @@
 """LabelMe: a JSON file per image with its shapes in pixels, or with flags for the whole image."""
 
 import math
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sightline.importers.files import read_json, walk
+from sightline.importers.files import json_files, parsed, read_json
 from sightline.importers.model import (
     Box,
     Format,
@@ -37,13 +36,13 @@ def is_labelme(content: object) -> bool:
 
 def looks_like(folder: Path) -> bool:
     """Whether one of the first JSON files below the folder is LabelMe's."""
-    return any(is_labelme(_parsed(folder / name)) for name in islice(_files(folder), LOOKED_AT))
+    return any(is_labelme(parsed(folder / name)) for name in islice(json_files(folder), LOOKED_AT))
 
 
 def read(source: Path) -> Imported:
     """The files in a folder, or one file; ImportFault with every shape at fault."""
     folder = source if source.is_dir() else source.parent
-    names = _files(folder) if source.is_dir() else iter([source.name])
+    names = json_files(folder) if source.is_dir() else iter([source.name])
     notes, faults, images = Notes(), list[str](), list[LabelledImage]()
     for name in names:
         content = mapping(read_json(folder / name))
@@ -57,17 +56,6 @@ def read(source: Path) -> Imported:
         raise ImportFault(f"{source} has no annotations in LabelMe's form")
     found, detection = of_one_kind(images, notes, "flags of whole images are left out: there are shapes too")
     return Imported(Format.LABELME, source, folder, found, in_order(found), detection, notes.all())
-
-
-def _files(folder: Path) -> Iterator[str]:
-    return (name for name in walk(folder) if name.lower().endswith(".json"))
-
-
-def _parsed(file: Path) -> object:
-    try:
-        return read_json(file)
-    except ImportFault:
-        return None
 
 
 def _image(content: Any, name: str, notes: Notes, faults: list[str]) -> LabelledImage:

@@ -34,10 +34,12 @@ class Format(StrEnum):
     CVAT = "cvat"
     LABELME = "labelme"
     VIA = "via"
+    VOTT = "vott"
     SUPERVISELY = "supervisely"
     CREATEML = "createml"
     DATUMARO = "datumaro"
     FIFTYONE = "fiftyone"
+    SCALABEL = "scalabel"
     LINES = "json-lines"
     CSV = "csv"
 
@@ -52,10 +54,12 @@ TITLES = {
     Format.CVAT: "CVAT for images",
     Format.LABELME: "LabelMe",
     Format.VIA: "VIA",
+    Format.VOTT: "VoTT",
     Format.SUPERVISELY: "Supervisely",
     Format.CREATEML: "CreateML",
     Format.DATUMARO: "Datumaro",
     Format.FIFTYONE: "FiftyOne",
+    Format.SCALABEL: "Scalabel",
     Format.LINES: "JSON Lines",
     Format.CSV: "CSV",
 }

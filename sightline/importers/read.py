@@ -15,10 +15,12 @@ from sightline.importers import (
     label_studio,
     labelme,
     lines,
+    scalabel,
     supervisely,
     table,
     via,
     voc,
+    vott,
     yolo,
 )
 from sightline.importers.model import TITLES, Format, Imported, ImportFault, in_order
@@ -59,8 +61,10 @@ _APART = (
     Format.CVAT,
     Format.CSV,
     Format.VIA,
+    Format.VOTT,
     Format.CREATEML,
     Format.FIFTYONE,
+    Format.SCALABEL,
     Format.LINES,
 )  # one file, images anywhere in the folder
 
@@ -76,10 +80,12 @@ def _readers() -> dict[Format, Callable[[Path, Path | None], Imported]]:
         Format.CVAT: lambda source, _: cvat.read(source),
         Format.LABELME: lambda source, _: labelme.read(source),
         Format.VIA: lambda source, _: via.read(source),
+        Format.VOTT: lambda source, _: vott.read(source),
         Format.SUPERVISELY: lambda source, _: supervisely.read(source),
         Format.CREATEML: lambda source, _: createml.read(source),
         Format.DATUMARO: lambda source, _: datumaro.read(source),
         Format.FIFTYONE: lambda source, _: fiftyone.read(source),
+        Format.SCALABEL: lambda source, _: scalabel.read(source),
         Format.LINES: lambda source, _: lines.read(source),
         Format.CSV: lambda source, _: table.read(source),
     }
@@ -111,6 +117,8 @@ def _main_file(source: Path, form: Format) -> Path:
     if source.is_file() or form not in _APART:
         return source
     found = [file for file in sorted(source.iterdir()) if of_annotation_file(file) is form]
+    if not found and form is Format.VOTT:
+        return source  # which may have a file for each image instead
     if len(found) != 1 and any(part.form is form for part in of_splits(source)):
         return source
     if len(found) != 1:

@@ -17,10 +17,12 @@ from sightline.importers import (
     label_studio,
     labelme,
     lines,
+    scalabel,
     supervisely,
     table,
     via,
     voc,
+    vott,
     yolo,
 )
 from sightline.importers.files import has_images, images_in, is_hidden, is_packed, read_json, read_xml, subfolders, walk
@@ -31,8 +33,8 @@ from sightline.plurals import counted
 
 EXPECTED = (
     "a COCO file; a folder per class; YOLO's data.yaml, obj.data or their folder; a folder of Pascal VOC's XML files; "
-    "a CSV or JSON Lines file; JSON of Label Studio, Custom Vision, LabelMe, VIA, Supervisely, CreateML, Datumaro or "
-    "FiftyOne; XML of CVAT"
+    "a CSV or JSON Lines file; JSON of Label Studio, Custom Vision, LabelMe, VIA, VoTT, Supervisely, CreateML, "
+    "Datumaro, FiftyOne or Scalabel; XML of CVAT"
 )
 MOST_FAULTS = 10  # of files that cannot be parsed
 FEW = 10  # files beside the one of annotations
@@ -135,6 +137,8 @@ def _of_table(file: Path) -> Format | None:
 
 
 def _of_one_image(content: object) -> Format | None:
+    if vott.is_asset(content):
+        return Format.VOTT
     return Format.LABELME if labelme.is_labelme(content) else None
 
 
@@ -147,9 +151,11 @@ _JSON: dict[Format, Callable[[object], object]] = {
     Format.COCO: coco.is_coco,
     Format.CUSTOM_VISION: custom_vision.entries,
     Format.VIA: via.entries,
+    Format.VOTT: vott.entries,
     Format.CREATEML: createml.entries,
     Format.DATUMARO: datumaro.is_datumaro,
     Format.FIFTYONE: fiftyone.is_fiftyone,
+    Format.SCALABEL: scalabel.frames,
     Format.LABEL_STUDIO: label_studio.tasks,
 }
 
@@ -186,6 +192,7 @@ def _in_only_folder(folder: Path) -> tuple[Format, Path] | None:
 _LOOKS: dict[Format, Callable[[Path], bool]] = {
     Format.SUPERVISELY: supervisely.looks_like,
     Format.LABELME: labelme.looks_like,
+    Format.VOTT: vott.looks_like,
     Format.YOLO: yolo.looks_like,
     Format.VOC: voc.looks_like,
     Format.FOLDERS: folders.looks_like,

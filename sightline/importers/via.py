@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sightline.importers import via3
 from sightline.importers.files import read_json
 from sightline.importers.model import (
     Box,
@@ -41,7 +42,7 @@ def entries(content: object) -> list[dict[str, Any]]:
     """The images of a project or of exported annotations; nothing for any other JSON."""
     found = mapping(content)
     listed = objects(list(mapping(found.get("_via_img_metadata") or found).values()))
-    return listed if listed and all("filename" in one and "regions" in one for one in listed) else []
+    return listed if listed and all("filename" in one and "regions" in one for one in listed) else via3.entries(content)
 
 
 def read(file: Path) -> Imported:

@@ -36,6 +36,23 @@ TEXTS = {
         {"samples": [{"filepath": "0.jpg", "ground_truth": {"_cls": "Detections", "detections": [
             {"label": "cat", "bounding_box": [0.1, 0.2, 0.3, 0.4]}]}}]}
     ),
+    "vott.json": json.dumps(
+        {"assets": {"a": {"asset": {"id": "a", "name": "0.jpg", "path": "file:/x/0.jpg", "state": 2}, "regions": [
+            {"tags": ["cat"], "boundingBox": {"left": 1, "top": 2, "width": 3, "height": 4}, "points": []}]}}}
+    ),
+    "via3.json": json.dumps(
+        {
+            "project": {"pname": "p"},
+            "attribute": {"1": {"aname": "class", "type": 4, "options": {"0": "cat"}}},
+            "file": {"1": {"fid": "1", "fname": "0.jpg", "type": 2}},
+            "view": {"1": {"fid_list": ["1"]}},
+            "metadata": {"m": {"vid": "1", "z": [], "xy": [7, 1, 2, 3, 4, 5, 6], "av": {"1": "0"}}},
+        }
+    ),
+    "scalabel.json": json.dumps(
+        [{"name": "0.jpg", "labels": [{"category": "cat", "box2d": {"x1": 1, "y1": 2, "x2": 3, "y2": 4}},
+                                      {"category": "lane", "poly2d": [{"vertices": [[1, 2], [3, 4]]}]}]}]
+    ),
 }  # fmt: skip
 MAKERS: dict[str, Callable[[Path], object]] = {
     "folders": exports.folder_per_class,
@@ -55,7 +72,7 @@ MAKERS: dict[str, Callable[[Path], object]] = {
 
 @target
 async def imports(folder: Path) -> AsyncGenerator[Execute]:
-    """Fifteen forms of labelled images."""
+    """All forms of labelled images."""
     for form, make in MAKERS.items():
         (folder / form).mkdir()
         make(folder / form)

@@ -62,6 +62,37 @@ def datumaro(*, boxes: bool) -> str:
     return json.dumps({"categories": {"label": {"labels": labels}, "points": {"items": []}}, "items": items})
 
 
+def vott(number: int, state: int = 2, **region: Any) -> dict[str, Any]:
+    """What VoTT keeps for an image."""
+    asset = {"id": f"a{number}", "name": f"{number}.jpg", "path": f"file:C:/me/{number}.jpg", "state": state}
+    box = dict(zip(("left", "top", "width", "height"), PIXELS, strict=True))
+    one = {"id": "r", "type": "RECTANGLE", "tags": [NAMES[number]], "boundingBox": box, "points": [], **region}
+    return {"asset": {**asset, "size": {"width": 80, "height": 60}}, "regions": [one], "version": "2.2.0"}
+
+
+def via3(xy: list[int]) -> str:
+    """A project with a mark of this shape in each image; an empty one is about the whole image."""
+    options = {str(n): name for n, name in NAMES.items()}
+    about = {"aname": "class", "type": 4, "options": options, "anchor_id": "FILE1_Z0_XY1"}
+    return json.dumps(
+        {
+            "project": {"pname": "p", "vid_list": ["1", "2"]},
+            "config": {},
+            "attribute": {"1": about},
+            "file": {n: {"fid": str(n), "fname": f"{n}.jpg", "type": 2, "loc": 1, "src": ""} for n in NAMES},
+            "view": {n: {"fid_list": [str(n)]} for n in NAMES},
+            "metadata": {f"m{n}": {"vid": str(n), "flg": 0, "z": [], "xy": xy, "av": {"1": str(n)}} for n in NAMES},
+        }
+    )
+
+
+def scalabel(number: int, **shape: Any) -> dict[str, Any]:
+    """A frame with one label."""
+    return {"name": f"{number}.jpg", "labels": [{"id": "0", "category": NAMES[number], **shape}]}
+
+
+CORNERS = {"x1": 8, "y1": 6, "x2": 48, "y2": 36}
+OUTLINE = [[8, 6], [48, 6], [48, 36]]
 LOCATED = {
     "SageMaker Ground Truth": ("output.manifest", Format.LINES, lines(sagemaker)),
     "Labelbox": ("export.ndjson", Format.LINES, lines(labelbox)),
@@ -160,8 +191,21 @@ LOCATED = {
             }
         ),
     ),
+    "VoTT": ("vott-json-export/birds-export.json", Format.VOTT, json.dumps({"assets": {n: vott(n) for n in NAMES}})),
+    "VIA 3": ("project.json", Format.VIA, via3([2, *PIXELS])),
+    "VIA 3's polygons": ("project.json", Format.VIA, via3([7, 8, 6, 48, 6, 48, 36, 8, 36])),
+    "VIA 3's extreme points": ("project.json", Format.VIA, via3([8, 28, 6, 48, 20, 30, 36, 8, 21])),
+    "VIA 3's ellipses": ("project.json", Format.VIA, via3([4, 28, 21, 20, 15])),
+    "BDD100K": ("labels.json", Format.SCALABEL, json.dumps([scalabel(n, box2d=CORNERS) for n in NAMES])),
+    "Scalabel": (
+        "labels.json",
+        Format.SCALABEL,
+        json.dumps({"frames": [scalabel(n, poly2d=[{"vertices": OUTLINE}]) for n in NAMES], "config": {}}),
+    ),
 }
 TAGGED = {
+    "VIA 3": ("project.json", Format.VIA, via3([])),
+    "Scalabel": ("labels.json", Format.SCALABEL, json.dumps([scalabel(n) for n in NAMES])),
     "Rekognition": (
         "my.manifest",
         Format.LINES,
@@ -307,6 +351,69 @@ def test_a_box_of_fiftyone_without_four_numbers_is_named(tmp_path: Path, boxes: 
     with pytest.raises(ImportFault) as caught:
         read(folder)
     assert caught.value.faults == ("1, object 1: it lacks a label, or one of four numbers in bounding_box",)
+
+
+def test_vott_keeps_a_file_for_each_image(tmp_path: Path) -> None:
+    for number, state in ((1, 2), (2, 0)):
+        written(tmp_path, f"a{number}-asset.json", json.dumps(vott(number, state, tags=["cat", "pet"])))
+    for form in (None, Format.VOTT):
+        imported = read(tmp_path, form=form)
+        assert imported.format is Format.VOTT
+        assert marks(pack(imported)) == {"images/1.jpg": [("cat", PIXELS), ("pet", PIXELS)]}
+        assert "left out: 1 image that nobody has opened in VoTT" in told(imported)
+    written(tmp_path, "out/export.json", json.dumps({"assets": {"a1": vott(1)}, "tags": []}))
+    for source in (tmp_path, tmp_path / "a1-asset.json"):
+        assert [image.name for image in read(source, form=Format.VOTT).images] == ["1.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("region", "lacks"),
+    [
+        ({"tags": []}, "a tag"),
+        ({"tags": None}, "a tag"),
+        ({"boundingBox": {"left": 8, "top": None, "width": 40}}, "one of left, top, width, height"),
+    ],
+)
+def test_a_region_of_vott_that_lacks_something_is_named(tmp_path: Path, region: dict[str, Any], lacks: str) -> None:
+    folder = written(tmp_path, "export.json", json.dumps({"assets": {"a1": vott(1, **region)}}))
+    with pytest.raises(ImportFault) as caught:
+        read(folder)
+    assert caught.value.faults == (f"1.jpg, region 1: it lacks {lacks}",)
+
+
+def test_lanes_of_bdd100k_are_left_out_as_other_labels_are_boxes(tmp_path: Path) -> None:
+    frame = scalabel(1, box2d=CORNERS)
+    frame["labels"].append({"category": "lane", "poly2d": [{"vertices": OUTLINE, "closed": False}]})
+    imported = read(written(tmp_path, "labels.json", json.dumps([frame, {"name": "2.jpg", "labels": None}])))
+    assert marks(pack(imported)) == {"images/1.jpg": [("cat", PIXELS)], "images/2.jpg": []}
+    assert "left out: 1 outline of lanes and areas, as other labels are boxes" in told(imported)
+
+
+@pytest.mark.parametrize(
+    ("label", "says"),
+    [
+        ({"category": "", "box2d": CORNERS}, "it has no category"),
+        ({"category": "cat", "box2d": {"x1": 8}}, "(cat): its box2d is no box or outline with all numbers"),
+    ],
+)
+def test_a_label_of_scalabel_that_lacks_something_is_named(tmp_path: Path, label: dict[str, Any], says: str) -> None:
+    folder = written(tmp_path, "labels.json", json.dumps([{"name": "1.jpg", "labels": [label]}]))
+    with pytest.raises(ImportFault) as caught:
+        read(folder)
+    assert [fault.removeprefix("1.jpg, label 1").lstrip(": ") for fault in caught.value.faults] == [says]
+
+
+def test_times_and_several_files_at_once_in_via_3_say_nothing_of_an_image(tmp_path: Path) -> None:
+    project = json.loads(via3([2, *PIXELS]))
+    project["view"]["3"] = {"fid_list": ["1", "2"]}
+    project["metadata"] |= {
+        "pair": {"vid": "3", "z": [], "xy": [2, *PIXELS], "av": {"1": "1"}},
+        "time": {"vid": "1", "z": [0.5], "xy": [2, *PIXELS], "av": {"1": "2"}},
+        "point": {"vid": "1", "z": [], "xy": [1, 8, 6], "av": {"1": "2"}},
+    }
+    imported = read(written(tmp_path, "project.json", json.dumps(project)))
+    assert marks(pack(imported)) == {"images/1.jpg": [("cat", PIXELS)], "images/2.jpg": [("dog", PIXELS)]}
+    assert "left out: 1 region of the kind point" in told(imported)
 
 
 @pytest.mark.parametrize("place", ["", "C:\\data\\", "/home/me/data/"])
