@@ -1,5 +1,6 @@
 """Pascal VOC: an XML file per image, with the boxes' corners in pixels."""
 
+import math
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
@@ -8,6 +9,7 @@ from xml.etree.ElementTree import Element
 from sightline.importers.files import read_text, read_xml, subfolders, walk
 from sightline.importers.model import (
     Box,
+    BoxForm,
     Format,
     Imported,
     ImportFault,
@@ -19,7 +21,7 @@ from sightline.importers.model import (
     split_of,
 )
 from sightline.importers.per_image import LOOKED_AT, names_for
-from sightline.importers.shapes import OUTLINES, around
+from sightline.importers.shapes import OUTLINES, Point, around, turned
 from sightline.plurals import counted
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -107,7 +109,7 @@ def _boxes(objects: Iterable[Element], file: Path, notes: Notes, faults: list[st
         elif len(known) == len(CORNERS):
             left, top, right, bottom = known
             yield Box(label, min(left, right), min(top, bottom), abs(right - left), abs(bottom - top))
-        elif outline := around(_points(each)):
+        elif outline := around(_points(each) or _turned(each)):
             notes.count(OUTLINES)
             yield Box(label, *outline)
         else:
@@ -116,7 +118,7 @@ def _boxes(objects: Iterable[Element], file: Path, notes: Notes, faults: list[st
             notes.count("used like the others: {count:object|objects} marked difficult")
 
 
-def _points(each: Element) -> list[tuple[float, float]]:
+def _points(each: Element) -> list[Point]:
     """The points of a polygon, `x1`, `y1`, `x2` and so on."""
     polygon = each.find("polygon")
     found: dict[str, float] = {}
@@ -124,3 +126,13 @@ def _points(each: Element) -> list[tuple[float, float]]:
         if (value := number_of(point.text)) is not None:
             found[point.tag] = value
     return [(found[f"x{n}"], found[f"y{n}"]) for n in range(1, len(found) // 2 + 1) if {f"x{n}", f"y{n}"} <= set(found)]
+
+
+def _turned(each: Element) -> list[Point]:
+    """The corners of a rotated box, as roLabelImg writes it: its centre, its sides, and an angle in radians."""
+    found = [number_of(each.findtext(f"robndbox/{name}")) for name in ("cx", "cy", "w", "h", "angle")]
+    known = [value for value in found if value is not None]
+    if len(known) < len(found):
+        return []
+    x, y, width, height, angle = known
+    return turned(BoxForm.CXCYWH.to_xywh(x, y, width, height), math.degrees(angle), (x, y))

@@ -130,6 +130,21 @@ def test_pascal_voc(tmp_path: Path) -> None:
     assert "used like the others: 3 objects marked difficult" in told(imported)
 
 
+def test_rotated_boxes_of_rolabelimg_become_the_boxes_around_them(tmp_path: Path) -> None:
+    exports.picture(tmp_path / "0.jpg", 0)
+    half_pi, quarter = 1.5707963, 0.7853982
+    boxes = "".join(
+        f"<object><type>robndbox</type><name>cat</name><robndbox><cx>28</cx><cy>21</cy><w>{w}</w><h>{h}</h>"
+        f"<angle>{angle}</angle></robndbox></object>"
+        for w, h, angle in ((40, 30, 0), (30, 40, half_pi), (20, 20, quarter))
+    )
+    (tmp_path / "0.xml").write_text(f"<annotation><filename>0</filename>{boxes}</annotation>")
+    imported = read(tmp_path)
+    around = [[round(side, 2) for side in box[1:]] for box in imported.images[0].boxes]
+    assert around == [[8, 6, 40, 30], [8, 6, 40, 30], [13.86, 6.86, 28.28, 28.28]]
+    assert "turned into upright boxes: 3 outlines" in told(imported)
+
+
 def test_pascal_voc_next_to_its_images_under_another_machines_path(tmp_path: Path) -> None:
     exports.voc(tmp_path)
     for file in (tmp_path / "Annotations").iterdir():
