@@ -115,6 +115,8 @@ def _of_file(file: Path) -> tuple[Format, Path] | None:
             return Format.LINES, file
         case ".yaml" | ".yml" | ".data":
             return Format.YOLO, file
+        case ".vott":  # a project, beside which is a file for each image
+            return Format.VOTT, file.parent
         case ".xml":
             return (Format.CVAT if cvat.looks_like(file) else Format.VOC), file
         case _ if is_packed(file):

@@ -356,8 +356,9 @@ def test_a_box_of_fiftyone_without_four_numbers_is_named(tmp_path: Path, boxes: 
 def test_vott_keeps_a_file_for_each_image(tmp_path: Path) -> None:
     for number, state in ((1, 2), (2, 0)):
         written(tmp_path, f"a{number}-asset.json", json.dumps(vott(number, state, tags=["cat", "pet"])))
-    for form in (None, Format.VOTT):
-        imported = read(tmp_path, form=form)
+    (tmp_path / "birds.vott").write_text("{}")
+    for source, form in ((tmp_path, None), (tmp_path, Format.VOTT), (tmp_path / "birds.vott", None)):
+        imported = read(source, form=form)
         assert imported.format is Format.VOTT
         assert marks(pack(imported)) == {"images/1.jpg": [("cat", PIXELS), ("pet", PIXELS)]}
         assert "left out: 1 image that nobody has opened in VoTT" in told(imported)
