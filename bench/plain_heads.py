@@ -56,9 +56,9 @@ class PlainHeads:
         found: dict[str, float] = {}
         for (features, train), (kind, solve) in product(self._of_train.items(), KINDS.items()):
             shown, asked = _scaled(train[rows], self._of_test[features])
-            coordinates, basis = logistic.rotated(shown)
+            coordinates, back = logistic.rotated(shown)
             weights = solve(coordinates, labels[rows], categories, shown.shape[1])
-            predicted = logistic.apply(asked if basis is None else asked @ basis.T, weights).argmax(axis=1)
+            predicted = (asked @ back(weights[:-1]) + weights[-1]).argmax(axis=1)
             found[f"{features}, {kind}"] = float((predicted == self._test.labels).mean())
         return found
 

@@ -5,6 +5,7 @@ Hard-to-Beat Baseline for Training-free CLIP-based Adaptation".
 """
 
 import numpy as np
+import torch
 
 from services.trainer.engine.data import Floats, Indices
 
@@ -18,14 +19,13 @@ def solve_discriminant(rows: Floats, labels: Indices, categories: int, width: in
     """
     wide = rows.astype(np.float64)
     counts = np.maximum(np.bincount(labels, minlength=categories), 1)
-    means = np.zeros((categories, wide.shape[1]))
-    np.add.at(means, labels, wide)
-    means /= counts[:, None]
+    means = np.eye(categories)[labels].T @ wide / counts[:, None]
     within = wide - means[labels]
     covariance = within.T @ within / max(1, len(wide) - categories)
     even = np.trace(covariance) / width
     covariance *= 1 - SHRINKAGE
     covariance[np.diag_indices_from(covariance)] += SHRINKAGE * even + 1e-12
-    weights = np.linalg.solve(covariance, means.T)
+    factor = torch.linalg.cholesky(torch.from_numpy(covariance))
+    weights = torch.cholesky_solve(torch.from_numpy(means.T), factor).numpy()
     bias = -0.5 * (means.T * weights).sum(axis=0)
     return np.vstack([weights, bias]).astype(np.float32)

@@ -123,13 +123,12 @@ def _fitted(
     """A head that reads only the blocks of the subset; its weights for the others are 0."""
     read = np.repeat(subset, [block.shape[1] for block in views[0]])
     chosen = [list(compress(blocks, subset)) for blocks in views]
-    rows, mean, scale, basis = _rows(chosen, labels)
+    rows, mean, scale, back = _rows(chosen, labels)
     offsets = np.zeros((len(rows.image), len(start)), np.float32)
     if start.any():
         offsets = np.concatenate([LinearHead.of(start[:, read]).logits(blocks) for blocks in chosen])
     weights, share, out_of_fold, solved = _combined(rows, fold, folds, offsets)
-    own = weights[:-1] if basis is None else basis.T @ weights[:-1]
-    own = own * scale[:, None]
+    own = back(weights[:-1]) * scale[:, None]
     weight = np.zeros_like(start)
     weight[:, read] = own.T + share * start[:, read]
     return LinearHead(weight, weights[-1] - mean @ own, out_of_fold, solved)
@@ -141,13 +140,15 @@ def plain_coordinates(blocks: Sequence[Floats], labels: Indices) -> tuple[Floats
     return rows.coordinates, rows.width
 
 
-def _rows(views: Sequence[Sequence[Floats]], labels: Indices) -> tuple[Rows, Floats, Floats, Floats | None]:
-    """(rows, mean, scale, basis): the views one after another, centred, scaled and rotated."""
+def _rows(
+    views: Sequence[Sequence[Floats]], labels: Indices
+) -> tuple[Rows, Floats, Floats, Callable[[Floats], Floats]]:
+    """(rows, mean, scale, back): the views one after another, centred, scaled and rotated, and the way back."""
     blocks = [np.concatenate([normalised(view[index]) for view in views]) for index in range(len(views[0]))]
     mean, scale = _scaling(blocks)
-    coordinates, basis = logistic.rotated((np.concatenate(blocks, axis=1) - mean) * scale)
+    coordinates, back = logistic.rotated((np.concatenate(blocks, axis=1) - mean) * scale)
     image = np.tile(np.arange(len(labels)), len(views))
-    return Rows(coordinates, labels, image, len(mean)), mean, scale, basis
+    return Rows(coordinates, labels, image, len(mean)), mean, scale, back
 
 
 def _scaling(blocks: Sequence[Floats]) -> tuple[Floats, Floats]:

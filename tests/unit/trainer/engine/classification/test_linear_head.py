@@ -50,16 +50,24 @@ def test_the_discriminant_is_that_of_scikit_learn() -> None:
 
 def test_rotation_into_the_rows_own_span_changes_no_prediction() -> None:
     rows, labels = blobs(40, 300)
-    coordinates, basis = logistic.rotated(rows)
-    assert basis is not None
-    assert coordinates.shape[1] <= 40
-    np.testing.assert_allclose(coordinates @ basis, rows, atol=1e-3)
+    rows[1] = rows[0]  # a duplicate
+    coordinates, back = logistic.rotated(rows)
+    assert coordinates.shape == (40, 40)
+    np.testing.assert_allclose(coordinates @ coordinates.T, rows @ rows.T, rtol=1e-4, atol=1e-2)
     for solve in (
         lambda x: logistic.solve(x, labels, 3),
         lambda x: discriminant.solve_discriminant(x, labels, 3, width=300),
     ):
-        direct, turned = logistic.apply(rows, solve(rows)), logistic.apply(coordinates, solve(coordinates))
+        weights = solve(coordinates)
+        direct, turned = logistic.apply(rows, solve(rows)), logistic.apply(coordinates, weights)
         np.testing.assert_allclose(softmax(turned), softmax(direct), atol=0.01)
+        np.testing.assert_allclose(rows @ back(weights[:-1]) + weights[-1], turned, rtol=1e-3, atol=1e-3)
+
+
+def test_rows_that_are_all_equal_can_be_rotated() -> None:
+    coordinates, back = logistic.rotated(np.zeros((6, 20), np.float32))
+    assert np.abs(coordinates).max() < 1e-5
+    assert np.isfinite(back(np.ones((6, 2), np.float32))).all()
 
 
 def test_out_of_fold_logits_know_nothing_of_their_own_labels() -> None:
