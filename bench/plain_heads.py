@@ -16,7 +16,7 @@ from bench.engine import ALLOWANCE
 from bench.snapshots import pack
 from services.trainer.domain import Hyperparameters
 from services.trainer.engine.classification import logistic
-from services.trainer.engine.classification.discriminant import solve_discriminant
+from services.trainer.engine.classification.discriminant import Moments
 from services.trainer.engine.classification.features import Extractor
 from services.trainer.engine.classification.heads import normalised
 from services.trainer.engine.data import Floats, Images, Indices, open_images
@@ -35,7 +35,7 @@ Solve = Callable[[Floats, Indices, int, int], Floats]  # rows, labels, categorie
 KINDS: MappingProxyType[str, Solve] = MappingProxyType(
     {
         "logistic": lambda rows, labels, categories, _: logistic.solve(rows, labels, categories),
-        "discriminant": solve_discriminant,
+        "discriminant": lambda rows, labels, categories, width: Moments.of(rows, labels, categories).solve(width),
     }
 )
 

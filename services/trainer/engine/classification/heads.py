@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.trainer.engine.classification import logistic
-from services.trainer.engine.classification.discriminant import solve_discriminant
+from services.trainer.engine.classification.discriminant import Moments
 from services.trainer.engine.classification.measure import fit_temperature
 from services.trainer.engine.data import Floats, Indices
 
@@ -23,7 +23,8 @@ DISCRIMINANT_IMAGES = 3  # of a category
 DISCRIMINANT_WIDTH = 4096  # features of a rotated row, beyond which a covariance takes too long
 MIRRORED_LOSS = 0.03  # nats
 
-Solve = Callable[[Floats, Indices, Floats], Floats]  # rows, labels, offsets into weights [features + 1, categories]
+Solve = Callable[[int], Floats]  # weights [features + 1, categories] of the rows outside a fold
+NO_FOLD = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,27 +178,36 @@ def _combined(
     weights: list[Floats] = []
     shares: list[float] = []
     logits: list[Floats] = []
-    for kind in _kinds(rows, fold, categories):
+    for kind in _kinds(rows, fold, offsets):
         predicted = np.zeros((len(labels), categories), np.float32)
         for number in range(solved_folds):
-            train, out = fold[rows.image] != number, fold == number
-            fitted = kind.solve(rows.coordinates[train], labels[rows.image[train]], offsets[train])
-            predicted[out] = logistic.apply(plain[out], fitted)
+            out = fold == number
+            predicted[out] = logistic.apply(plain[out], kind.solve(number))
         own = 1.0 if kind.around or not start.any() else fit_temperature(predicted[solved], labels[solved])
         predicted = predicted / np.float32(own) + start
         temperature = fit_temperature(predicted[solved], labels[solved])
         logits.append(predicted / np.float32(temperature))
         shares.append(1 / temperature)
-        weights.append(kind.solve(rows.coordinates, labels[rows.image], offsets) / np.float32(own * temperature))
+        weights.append(kind.solve(NO_FOLD) / np.float32(own * temperature))
     return np.mean(weights, axis=0), float(np.mean(shares)), np.mean(logits, axis=0), solved
 
 
-def _kinds(rows: Rows, fold: Indices, categories: int) -> list[Kind]:
+def _kinds(rows: Rows, fold: Indices, offsets: Floats) -> list[Kind]:
     """A discriminant needs several images per category, in every training part."""
-    kinds = [Kind(lambda x, y, offsets: logistic.solve(x, y, categories, offsets))]
+    of_row, labels, categories = fold[rows.image], rows.labels[rows.image], offsets.shape[1]
+
+    def regression(number: int) -> Floats:
+        train = of_row != number
+        return logistic.solve(rows.coordinates[train], labels[train], categories, offsets[train])
+
     fewest = np.bincount(rows.labels[fold != 0], minlength=categories)
     fewest = fewest[fewest > 0].min()
-    if fewest >= DISCRIMINANT_IMAGES and rows.coordinates.shape[1] <= DISCRIMINANT_WIDTH:
-        discriminant = Kind(lambda x, y, _: solve_discriminant(x, y, categories, rows.width), around=False)
-        kinds.append(discriminant)
-    return kinds
+    if fewest < DISCRIMINANT_IMAGES or rows.coordinates.shape[1] > DISCRIMINANT_WIDTH:
+        return [Kind(regression)]
+    every = Moments.of(rows.coordinates, labels, categories)
+
+    def discriminant(number: int) -> Floats:
+        out = of_row == number
+        return every.without(Moments.of(rows.coordinates[out], labels[out], categories)).solve(rows.width)
+
+    return [Kind(regression), Kind(discriminant, around=False)]

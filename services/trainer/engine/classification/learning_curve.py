@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from services.trainer.engine.classification import logistic, power_law
 from services.trainer.engine.classification.category_gains import by_category, gain_of
-from services.trainer.engine.classification.discriminant import solve_discriminant
+from services.trainer.engine.classification.discriminant import Moments
 from services.trainer.engine.classification.heads import plain_coordinates
 from services.trainer.engine.data import Floats, Indices
 from services.trainer.insight import ADDED_IMAGES, CurvePoint, LearningCurve, PowerLaw, no_curve
@@ -43,7 +43,7 @@ class Rows:
 
     def predicted(self, fold: int, train: Indices) -> Indices:
         """The category of each image of the fold, according to a head that was fitted on these rows."""
-        weights = solve_discriminant(self.coordinates[train], self.labels[train], self.categories, self.width)
+        weights = Moments.of(self.coordinates[train], self.labels[train], self.categories).solve(self.width)
         return logistic.apply(self.coordinates[self.fold == fold], weights).argmax(axis=1)
 
     def shuffled(self, fold: int, random: np.random.Generator) -> list[Indices]:

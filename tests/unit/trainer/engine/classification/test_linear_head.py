@@ -42,10 +42,18 @@ def test_the_logistic_solution_is_that_of_scikit_learn(width: int) -> None:
 
 def test_the_discriminant_is_that_of_scikit_learn() -> None:
     rows, labels = blobs(90, 20)
-    weights = discriminant.solve_discriminant(rows, labels, 3, width=20)
+    weights = discriminant.Moments.of(rows, labels, 3).solve(width=20)
     theirs = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=discriminant.SHRINKAGE).fit(rows, labels)
     expected = theirs.decision_function(rows)
     np.testing.assert_allclose(centred(logistic.apply(rows, weights)), centred(expected), rtol=0.1, atol=0.2)
+
+
+def test_without_some_rows_the_discriminant_is_that_of_the_others() -> None:
+    rows, labels = blobs(90, 20)
+    out = np.arange(90) % 5 == 0
+    every, some = (discriminant.Moments.of(rows[which], labels[which], 3) for which in (slice(None), out))
+    others = discriminant.Moments.of(rows[~out], labels[~out], 3)
+    np.testing.assert_allclose(every.without(some).solve(20), others.solve(20), rtol=1e-5, atol=1e-6)
 
 
 def test_rotation_into_the_rows_own_span_changes_no_prediction() -> None:
@@ -56,7 +64,7 @@ def test_rotation_into_the_rows_own_span_changes_no_prediction() -> None:
     np.testing.assert_allclose(coordinates @ coordinates.T, rows @ rows.T, rtol=1e-4, atol=1e-2)
     for solve in (
         lambda x: logistic.solve(x, labels, 3),
-        lambda x: discriminant.solve_discriminant(x, labels, 3, width=300),
+        lambda x: discriminant.Moments.of(x, labels, 3).solve(width=300),
     ):
         weights = solve(coordinates)
         direct, turned = logistic.apply(rows, solve(rows)), logistic.apply(coordinates, weights)
@@ -125,7 +133,7 @@ def test_the_head_is_the_mean_of_its_kinds_each_calibrated() -> None:
     expected = np.zeros((60, 3))
     for solve in (
         lambda x, y: logistic.solve(x, y, 3),
-        lambda x, y: discriminant.solve_discriminant(x, y, 3, 12),
+        lambda x, y: discriminant.Moments.of(x, y, 3).solve(12),
     ):
         out = np.zeros((60, 3), np.float32)
         for number in range(folds):
