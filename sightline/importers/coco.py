@@ -211,7 +211,7 @@ def ids_of_images(images: Sequence[Mapping[str, Any]]) -> Mapping[str, object]:
     return by_last | by_name | {key: id_ for _, id_ in named if (key := key_of(id_))}
 
 
-def _of_one(named: list[tuple[str, object]]) -> dict[str, object]:
+def _of_one(named: Sequence[tuple[str, object]]) -> dict[str, object]:
     uses = Counter(name for name, _ in named)
     return {name: id_ for name, id_ in named if name and uses[name] == 1}
 
