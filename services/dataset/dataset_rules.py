@@ -64,7 +64,7 @@ DATASET_RULES: dict[str, Rule] = {
     ),
     "categoriesAlike": Rule(
         _W,
-        "The categories {names} differ only in case, spaces or Unicode form.",
+        "The categories {names} differ only in case, spaces, hyphens or Unicode form.",
         "Merge them if they mean the same; a model treats them as different.",
     ),
     "categoryWithoutImages": Rule(_W, "No usable image has the category {category!r}.", "Add images, or drop it."),

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import structs
 
 from services.dataset.findings import FindingLog
+from sightline.importers.names import slashed
 
 MAX_ID = 2**63 - 1
 SHOWN = 60  # characters of a value in a finding
@@ -95,6 +96,7 @@ def repaired(data: bytes, uri: str, log: FindingLog) -> bytes | None:
             ids["images"].keep_free(entry.get("image_id"))
             ids["categories"].keep_free(entry.get("category_id"))
         ids["images"].take_names(images, "file_name")
+        ids["images"].take_names(images, "file_name", last_part=True)
         ids["categories"].take_names(categories, "name")
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return None
@@ -179,12 +181,18 @@ class _Ids:
         if number is not None and number < MAX_ID:
             self._next = max(self._next, number + 1)
 
-    def take_names(self, entries: Iterable[Object], field: str) -> None:
-        """Accepts the names in a field in place of ids, for names that only one entry has."""
-        names = Counter(entry.get(field) for entry in entries if isinstance(entry.get(field), str))
+    def take_names(self, entries: Iterable[Object], field: str, *, last_part: bool = False) -> None:
+        """Accepts the names in a field, or their last parts, in place of ids, for those that only one entry has."""
+
+        def name_of(entry: Object) -> str:
+            name = entry.get(field)
+            text = name if isinstance(name, str) else ""
+            return slashed(text).rpartition("/")[2] if last_part else text
+
+        names = Counter(map(name_of, entries))
         for entry in entries:
-            name, number = entry.get(field), self.of(entry.get("id"))
-            if isinstance(name, str) and names[name] == 1 and whole(name) is None and number is not None:
+            name, number = name_of(entry), self.of(entry.get("id"))
+            if name and names[name] == 1 and whole(name) is None and number is not None and name not in self._texts:
                 self._by_text.setdefault(name, number)
 
     def new(self) -> int:

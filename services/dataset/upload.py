@@ -32,6 +32,7 @@ from sightline.blob_keys import fault_of_key
 from sightline.plurals import counted
 
 MAX_CHUNK = 1 << 20
+SHOWN = 200  # characters of a path in an error, which has to leave room for what is wrong
 REQUEST_BYTES = {"UploadFiles": MAX_CHUNK + (64 << 10)}  # of the rpcs with large requests
 BATCH_BYTES, BATCH_FILES = 64 << 20, 256  # that a stream stores before it counts them in the record
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -276,4 +277,5 @@ def check_path(path: str, prefix: str, field: str = "file.path") -> None:
     """InvalidRequest unless the path, below the upload's prefix, is a legal key."""
     own = path.partition("/")[0] == FOLDER and f"begins with {FOLDER}, which the service keeps for itself"
     if problem := own or fault_of_key(path) or fault_of_key(f"{prefix}{path}"):
-        raise InvalidRequest(field=field, problem=f"{path!r} {problem}.")
+        named = repr(path if len(path) <= SHOWN else f"{path[:SHOWN]}…")
+        raise InvalidRequest(field=field, problem=f"{named} {problem}.")

@@ -8,6 +8,8 @@ from difflib import get_close_matches
 COMPARED = 20  # names compared letter by letter, which is slow
 CUTOFF = 0.8  # share of letters in common
 
+_BETWEEN = re.compile(r"(?<=[^\W\d_])\s*[-_\u2010-\u2015]+\s*(?=[^\W\d_])")  # hyphens and underscores between letters
+
 
 def tidy(name: str) -> str:
     """The name without spaces around it, in Unicode's composed form."""
@@ -15,9 +17,13 @@ def tidy(name: str) -> str:
 
 
 def folded(name: str) -> str:
-    """Equal for names that differ only in case, spaces, invisible characters or Unicode form."""
-    visible = "".join(char for char in unicodedata.normalize("NFKC", name) if unicodedata.category(char) != "Cf")
-    return " ".join(unicodedata.normalize("NFKC", visible.casefold()).split())
+    """Equal for names that differ only in case, spaces, hyphens, invisible characters or Unicode form."""
+    visible = "".join(char for char in unicodedata.normalize("NFKC", name) if not _is_unseen(char))
+    return " ".join(unicodedata.normalize("NFKC", _BETWEEN.sub(" ", visible).casefold()).split())
+
+
+def _is_unseen(char: str) -> bool:
+    return unicodedata.category(char) == "Cf" or "\ufe00" <= char <= "\ufe0f"  # those choose a form, as of emoji
 
 
 def alike(names: Iterable[str]) -> list[list[str]]:

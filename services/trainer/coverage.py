@@ -69,10 +69,10 @@ def findings(dataset: str, coverage: Coverage, unreadable: Sequence[str]) -> tup
 
 
 def alike_warnings(categories: Iterable[str]) -> tuple[str, ...]:
-    """A warning for categories that differ only in case, spaces or Unicode form."""
+    """A warning for categories that differ only in case, spaces, hyphens or Unicode form."""
     return tuple(
-        f"The categories {_listed([_quoted(name) for name in group])} differ only in case, spaces or Unicode form, but "
-        "the model treats them as different. Merge them in the annotation file if they mean the same."
+        f"The categories {_listed([_quoted(name) for name in group])} differ only in case, spaces, hyphens or "
+        "Unicode form, but the model treats them as different. Merge them in the annotation file if they mean the same."
         for group in alike(categories)
     )
 

@@ -15,10 +15,13 @@ MISSING = "?"
 _SYSTEM_FONTS = (  # from the widest coverage; the first that has all of a text draws it
     *("NotoSansCJK-Regular.ttc", "NotoSansCJK-VF.otf.ttc", "SourceHanSans.ttc", "wqy-microhei.ttc", "wqy-zenhei.ttc"),
     *("DroidSansFallbackFull.ttf", "DroidSansFallback.ttf", "unifont.otf", "unifont.ttf"),  # Linux
-    *("DejaVuSans.ttf", "NotoSans-Regular.ttf", "LiberationSans-Regular.ttf", "FreeSans.ttf"),
+    *("DejaVuSans.ttf", "NotoSans-Regular.ttf", "LiberationSans-Regular.ttf", "FreeSans.ttf", "FreeSerif.ttf"),
+    *("Symbola_hint.ttf", "Symbola.ttf"),  # emoji without colours
     *("msyh.ttc", "simsun.ttc", "YuGothM.ttc", "msgothic.ttc", "malgun.ttf", "arial.ttf"),  # Windows
+    *("Nirmala.ttc", "Nirmala.ttf", "LeelawUI.ttf", "seguisym.ttf"),
     *("PingFang.ttc", "Hiragino Sans GB.ttc", "AppleSDGothicNeo.ttc", "Arial Unicode.ttf"),  # macOS
 )
+_CJK = ("CJK", "KANGXI", "HIRAGANA", "KATAKANA", "HANGUL", "FULLWIDTH", "BOPOMOFO")  # how names of characters begin
 _NO_CHARACTER = "\U0010ffff"
 _TRIED_AT = 16  # pixels
 
@@ -40,9 +43,24 @@ def legible(text: str) -> str:
 
 
 def replaced(texts: Iterable[str]) -> str:
-    """The characters of the texts that no font of this machine has; each once."""
-    unread = {character for text in texts for character in text if not text.isascii()}
-    return "".join(sorted(character for character in unread if MISSING in _drawn(_font_name(character), character)))
+    """The characters of the texts that are drawn as MISSING, for lack of a font that has them too; each once."""
+    return "".join(sorted({character for text in texts for character in text if _is_replaced(character, text)}))
+
+
+def fonts_for(characters: str) -> list[str]:
+    """Fonts for those of the characters that no font of this machine has, with their packages in Debian."""
+    return sorted({_font_for(character) for character in characters if _is_replaced(character, character)})
+
+
+def _is_replaced(character: str, text: str) -> bool:
+    return not character.isascii() and MISSING in _drawn(_font_name(text), character)
+
+
+def _font_for(character: str) -> str:
+    if unicodedata.name(character, "").startswith(_CJK):
+        return "Noto Sans CJK (the package fonts-noto-cjk)"
+    is_symbol = unicodedata.category(character).startswith("S") or character > "\uffff"
+    return "Symbola (the package fonts-symbola)" if is_symbol else "Unifont (the package fonts-unifont)"
 
 
 @cache

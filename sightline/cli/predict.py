@@ -14,7 +14,7 @@ from sightline.cli import drawing, prediction_table
 from sightline.cli.console import Json, notes, output, print_document, print_json, progress_bar, table, to_dict, warn
 from sightline.cli.formats import percent
 from sightline.cli.frames import Ink, inks_of
-from sightline.cli.lettering import MISSING, replaced
+from sightline.cli.lettering import MISSING, fonts_for, replaced
 from sightline.cli.reporting import CommandError, report
 from sightline.cli.result_options import SuggestedThresholds, Threshold, Top
 from sightline.cli.session import session
@@ -170,7 +170,9 @@ def _note_replaced(predictions: Iterable[Prediction]) -> None:
     if characters := replaced(names):
         listed = escape(" ".join(characters))
         notes().print(f"note: drawn as {MISSING}, for lack of a font: {listed}", soft_wrap=True)
-        notes().print("fix: install one, such as Noto Sans CJK (the package fonts-noto-cjk)", soft_wrap=True)
+        install = " and ".join(fonts_for(characters))
+        fix = f"install {install}" if install else "rename these categories: no font has all characters of the name"
+        notes().print(f"fix: {fix}", soft_wrap=True)
 
 
 def _explain_all(client: Client, model: str, folder: Path, predictions: list[Prediction]) -> None:

@@ -215,7 +215,10 @@ class ImagesMissing(InvalidArgument):
     """Images that local annotations name, or that are in a folder, cannot be uploaded. Nothing was uploaded."""
 
     images: tuple[MissingImage, ...] = ()  # all of them; the message lists the first 50
-    advice = "name the folder that contains the images with --images, or remove these images from the annotations"
+    advice = (
+        "correct the names in the annotations, or remove these images from them; "
+        "if the images are in another folder, name it with --images"
+    )
 
     @classmethod
     def named(cls, annotations: Path, images: Sequence[MissingImage], fix: str = "") -> Self:

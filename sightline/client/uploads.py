@@ -1,7 +1,7 @@
 """The files of an export, and how they are uploaded to the dataset service."""
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, replace
 from io import SEEK_END, BytesIO
 from pathlib import Path
@@ -76,11 +76,7 @@ class LocalSet:
     def up_to(self, max_image_bytes: int) -> "LocalSet":
         """A set without annotations, without larger images, if the limit is not 0; InvalidRequest if none is left."""
         large = tuple(file for file in self.files if 0 < max_image_bytes < file.size_bytes)
-        if len(large) == len(self.files):
-            raise InvalidRequest(
-                f"{counted(len(large), 'image')}, and all are larger than {size(max_image_bytes)}",
-                fix="scale them down, or save them as JPEG",
-            )
+        _refuse_none_left(large, self.files, max_image_bytes)
         kept = {file.path for file in self.files} - {file.path for file in large}
         return replace(self, files=tuple(file for file in self.files if file.path in kept), left_out=large)
 
@@ -123,10 +119,20 @@ def read_export(source: Path, reading: Reading) -> Package:
         raise AnnotationsUnreadable.with_faults(error.message, error.faults, error.fix) from None
 
 
+def _refuse_none_left(large: Sized, files: Sized, max_image_bytes: int) -> None:
+    """InvalidRequest if all images are too large."""
+    if len(large) == len(files) > 0:
+        raise InvalidRequest(
+            f"{counted(len(large), 'image')}, and all are larger than {size(max_image_bytes)}",
+            fix="scale them down, or save them as JPEG",
+        )
+
+
 def local_set(package: Package, max_image_bytes: int = 0) -> LocalSet:
     """The files to upload for an export, without images of more than `max_image_bytes`, if that is not 0."""
     found = {placed.path: LocalFile(placed.path, placed.file) for placed in package.included}
     large = tuple(file for file in found.values() if 0 < max_image_bytes < file.size_bytes)
+    _refuse_none_left(large, found, max_image_bytes)
     for file in large:
         del found[file.path]
     coco = [

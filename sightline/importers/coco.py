@@ -201,14 +201,19 @@ def _marks(content: Mapping[str, Any], names: Mapping[str, str], outlined: Mappi
 
 
 def ids_of_images(images: Sequence[Mapping[str, Any]]) -> Mapping[str, object]:
-    """The images' ids by the keys of what annotations may write: the id, or a file_name that no other image has.
+    """The images' ids by the keys of what annotations may write: the id, a file_name, or the last part of one.
 
-    The service reads them in the same way.
+    Names that several images have mean none. The service reads them in the same way.
     """
     named = [(key_of(one.get("file_name")), one.get("id")) for one in images]
+    lasts = [(slashed(name).rpartition("/")[2], id_) for name, id_ in named]
+    by_last, by_name = _of_one(lasts), _of_one(named)
+    return by_last | by_name | {key: id_ for _, id_ in named if (key := key_of(id_))}
+
+
+def _of_one(named: Sequence[tuple[str, object]]) -> dict[str, object]:
     uses = Counter(name for name, _ in named)
-    by_file = {name: id_ for name, id_ in named if name and uses[name] == 1}
-    return by_file | {key: id_ for _, id_ in named if (key := key_of(id_))}
+    return {name: id_ for name, id_ in named if name and uses[name] == 1}
 
 
 def key_of(value: object) -> str:

@@ -42,7 +42,7 @@ def read(folder: Path) -> Imported:
     if not images:
         raise ImportFault(f"{folder} has no images in folders", fix="put the images of each class in a folder of it")
     names = {label for image in images for label in image.labels}
-    if all(name.lower() in HOLDERS or split_of(name) for name in names):
+    if _say_nothing(names):
         where = (
             f"one folder, {names.pop()}, which says" if len(names) == 1 else f"{', '.join(sorted(names))}, which say"
         )
@@ -62,6 +62,18 @@ def read(folder: Path) -> Imported:
         notes.add(f"left out, as links below a class's folder are not followed: {', '.join(links)}")
     images_ = tuple(images)
     return Imported(Format.FOLDERS, folder, top, images_, in_order(images_), detection=False, notes=notes.all())
+
+
+def say_nothing(folder: Path) -> bool:
+    """Whether images are in folders below this one, none of whose names says what they show."""
+    top, notes = _innermost(folder), Notes()
+    images = (image for root, split in _splits(top, notes).items() for image in _classes(root, split, top, notes))
+    names = {label for image in images for label in image.labels}
+    return bool(names) and _say_nothing(names)
+
+
+def _say_nothing(names: Collection[str]) -> bool:
+    return all(name.lower() in HOLDERS or split_of(name) for name in names)
 
 
 def looks_like(folder: Path) -> bool:

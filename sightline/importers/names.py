@@ -7,7 +7,9 @@ A name may have been written on another machine or by another tool. In this orde
    blanks at its ends;
 3. one of these in another letter case or Unicode form;
 4. the end of one of these, or the other way round: `C:\photos\cats\1.jpg` means `cats/1.jpg`;
-5. the name plus an extension, if it has none of images; other files count only if there is no image.
+5. the name plus an extension, if it has none of images; other files count only if there is no image;
+6. the name but for what is easily lost on the way: blanks and dots at the ends of its parts, invisible characters,
+   their width, percent-encoding and the characters' encoding of the file's own name, as other unpackers write it.
 
 From step 3 on, exactly one file must match.
 """
@@ -18,11 +20,13 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
 from sightline.importers.model import is_image
+from sightline.importers.spellings import plain, written
 
 COMPARED = 50  # names for which similar ones are looked up, which is slow
 SHARED_PARTS = 2  # of two paths' ends, if neither path ends with the other
@@ -128,7 +132,7 @@ class Resolver:
         for path in listed:
             if path.lstrip("/") in self._paths:
                 return Match(path.lstrip("/"))
-        further = (self._by_end, self._by_name_without_extension) if by_end else ()
+        further = (self._by_end, self._by_name_without_extension, self._by_plain) if by_end else ()
         for step in (self._in_other_form, *further):
             for path in listed:
                 alike = _nearest(step(path), near)
@@ -164,6 +168,18 @@ class Resolver:
         near = [file for file in near if is_image(Path(file))] or near
         ends = [file for file in near if _shared(parts[:-1], folded(file).split("/")[:-1]) == len(parts) - 1]
         return ends or near
+
+    def _by_plain(self, path: str) -> list[str]:
+        return self._plain.get(plain(folded(path)).lstrip("/"), [])
+
+    @cached_property
+    def _plain(self) -> Mapping[str, list[str]]:
+        """The paths by each plain form of what they may have been."""
+        found: dict[str, list[str]] = {}
+        for path in sorted(self._paths):
+            for key in dict.fromkeys(plain(folded(text)) for text in written(path)):
+                found.setdefault(key, []).append(path)
+        return found
 
     def _missing(self, listed: list[str]) -> str:
         problem = "there is no such file"

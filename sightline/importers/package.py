@@ -31,6 +31,8 @@ from sightline.text import fault_of_text, replaced, shown
 MAX_CATEGORY = 256  # characters of a category's name
 Entry = dict[str, Any]  # of a COCO file
 
+_PREFIX = f"uploads/{'0' * 40}/"  # as long as what the service puts before an upload's paths, or shorter
+
 
 @dataclass(frozen=True, slots=True)
 class Placed:
@@ -154,7 +156,7 @@ def fault_of_upload(file: Path, path: str) -> str:
     """Why a file cannot be uploaded under a path; empty if it can."""
     if not file.is_file():
         return f"{file} is a link to a file that does not exist"
-    fault = fault_of_key(path)
+    fault = fault_of_key(path) or fault_of_key(f"{_PREFIX}{path}")
     return f"the path {fault}, which the store does not accept; rename the file" if fault else ""
 
 
@@ -208,10 +210,12 @@ def _marks(image: LabelledImage, numbers: Mapping[str, int], *, detection: bool)
 
 
 def _document_names(imported: Imported) -> list[str]:
-    documents = imported.documents
-    return [
-        f"{document.split}-{document.file.name}" if len(documents) > 1 else document.file.name for document in documents
-    ]
+    names = [replaced(document.file.name, "_") for document in imported.documents]
+    return (
+        [f"{one.split}-{name}" for one, name in zip(imported.documents, names, strict=True)]
+        if len(names) > 1
+        else names
+    )
 
 
 def _document(

@@ -24,7 +24,14 @@ from sightline.importers import (
     yolo,
 )
 from sightline.importers.model import TITLES, Format, Imported, ImportFault, in_order
-from sightline.importers.recognition import Part, annotations_below, of_annotation_file, of_splits, recognise
+from sightline.importers.recognition import (
+    Part,
+    annotations_below,
+    of_annotation_file,
+    of_splits,
+    recognise,
+    unreadable_below,
+)
 
 
 def read(source: Path, *, form: Format | None = None, images: Path | None = None) -> Imported:
@@ -49,6 +56,8 @@ def read(source: Path, *, form: Format | None = None, images: Path | None = None
     if form is None and found is Format.FOLDERS and (unread := annotations_below(source)):
         note = f"not read, as the folders' names are the labels: {', '.join(unread)}"
         imported = replace(imported, notes=(*imported.notes, note))
+    if form is None and found is Format.FOLDERS and (faults := unreadable_below(source)):
+        imported = replace(imported, notes=(*imported.notes, *(f"not read: {fault}" for fault in faults)))
     folder = images or imported.folder
     if images is None and source.is_dir() and file != source and found in _APART:
         folder = source

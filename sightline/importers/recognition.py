@@ -1,8 +1,7 @@
 """Recognises the form of an export by its content."""
 
 import re
-from collections.abc import Callable
-from itertools import islice
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,10 +55,13 @@ class Part(NamedTuple):
 def recognise(source: Path) -> tuple[Format, Path]:
     """The form of an export and the file or folder to read; ImportFault if it has none of the known forms."""
     found = _of_file(source) if source.is_file() else _of_folder(source)
+    if found == (Format.FOLDERS, source) and _data_in(source) and folders.say_nothing(source):
+        found = None
     if found is None:
         content, fix = _content(source)
         message = f"The format of {source} was not recognised: {content}"
-        raise ImportFault(message, _unreadable(source), fix=fix or f"choose {EXPECTED}")
+        faults = _unreadable(source, walk(source)) if source.is_dir() else []
+        raise ImportFault(message, faults, fix=fix or f"choose {EXPECTED}")
     return found
 
 
@@ -98,9 +100,13 @@ def of_annotation_file(file: Path) -> Format | None:
 
 def annotations_below(folder: Path) -> list[str]:
     """The first files in folders below that annotate images."""
-    names = islice((name for name in walk(folder) if Path(name).suffix.lower() in DATA), MOST_FAULTS)
-    found = ((name, of_annotation_file(folder / name)) for name in names)
+    found = ((name, of_annotation_file(folder / name)) for name in _data_in(folder)[:MOST_FAULTS])
     return [f"{name} ({TITLES[form]})" for name, form in found if form]
+
+
+def unreadable_below(folder: Path) -> list[str]:
+    """The first files in folders below that might annotate images and cannot be read, with what is wrong."""
+    return _unreadable(folder, _data_in(folder)[:MOST_FAULTS])
 
 
 def _of_file(file: Path) -> tuple[Format, Path] | None:
@@ -237,8 +243,9 @@ def _content(source: Path) -> tuple[str, str]:
         return _content_of_file(source), ""
     if packed := folders.packed_in(source):
         return f"it has {', '.join(packed[:5])}", "unpack it, and choose the folder"
-    if unknown := [name for name in walk(source) if Path(name).suffix.lower() in DATA]:
-        listed = ", ".join(unknown[:3]) + (" and others" if len(unknown) > 3 else "")
+    if unknown := _data_in(source):
+        listed = ", ".join(_with_content(source, name) for name in unknown[:3])
+        listed += " and others" if len(unknown) > 3 else ""
         return f"it has {listed}, whose content is none of them", ""
     count = len(images_in(source))
     if count and all("/" not in name for name in walk(source) if is_image(Path(name))):
@@ -250,15 +257,28 @@ def _content(source: Path) -> tuple[str, str]:
     return (f"it has files of these kinds: {', '.join(kinds[:10])}" if kinds else "it is empty"), ""
 
 
-def _unreadable(source: Path) -> list[str]:
+def _data_in(folder: Path) -> list[str]:
+    """The files below the folder that might be annotations."""
+    return [name for name in walk(folder) if Path(name).suffix.lower() in DATA]
+
+
+def _with_content(folder: Path, name: str) -> str:
+    """The file's name, and what JSON it is."""
+    try:
+        return f"{name} ({_content_of_file(folder / name)})" if name.lower().endswith(".json") else name
+    except ImportFault:
+        return name
+
+
+def _unreadable(folder: Path, names: Iterable[str]) -> list[str]:
     """Why files that might be annotations cannot be read."""
     readers: dict[str, Callable[[Path], object]] = {".json": read_json, ".xml": read_xml}
     readers |= {".csv": table.read, ".tsv": table.read} | dict.fromkeys(lines.SUFFIXES, lines.read)
     faults: list[str] = []
-    for name in walk(source) if source.is_dir() else ():
+    for name in names:
         try:
             if reader := readers.get(Path(name).suffix.lower()):
-                reader(source / name)
+                reader(folder / name)
         except ImportFault as error:
             faults.append(": ".join((error.message, *error.faults[:1])))
         if len(faults) == MOST_FAULTS:

@@ -113,9 +113,16 @@ def _boxes(objects: Iterable[Element], file: Path, notes: Notes, faults: list[st
             notes.count(OUTLINES)
             yield Box(label, *outline)
         else:
-            faults.append(f"{file}, object {number} ({label}): its bndbox lacks one of {', '.join(CORNERS)}")
+            faults.append(f"{file}, object {number} ({label}): {_fault_of_box(each)}")
         if (each.findtext("difficult") or "").strip() == "1":
             notes.count("used like the others: {count:object|objects} marked difficult")
+
+
+def _fault_of_box(each: Element) -> str:
+    """What is wrong with an object's bndbox, of which not every corner is a number."""
+    texts = {corner: (each.findtext(f"bndbox/{corner}") or "").strip() for corner in CORNERS}
+    odd = [f"{corner} is '{text}', not a number" for corner, text in texts.items() if text and number_of(text) is None]
+    return "; ".join(odd) or f"its bndbox lacks one of {', '.join(CORNERS)}"
 
 
 def _points(each: Element) -> list[Point]:

@@ -161,7 +161,7 @@ async def test_categories_that_differ_only_in_case_or_spaces_are_listed_together
     assert (await world.register(described, files)).state == pb.Dataset.READY
     finding = await world.found("categoriesAlike")
     assert finding.severity == WARNING
-    assert finding.message == "The categories 'Glass', 'glass' differ only in case, spaces or Unicode form."
+    assert finding.message == "The categories 'Glass', 'glass' differ only in case, spaces, hyphens or Unicode form."
     merged = await world.found("categoriesMerged")
     assert (merged.severity, merged.message) == (
         WARNING,

@@ -12,6 +12,7 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from google.rpc.status_pb2 import Status
 
 from sightline.client.transport.credentials import is_loopback
+from sightline.client.transport.proxies import is_excepted
 
 DOMAIN = "sightline"
 MAX_MESSAGE_BYTES = 24 * 1024 * 1024
@@ -55,12 +56,13 @@ OPTIONS: tuple[tuple[str, str | int], ...] = (
 
 
 # For channels to this machine: a proxy from the environment would look for the service on the proxy's own loopback.
+# And for hosts that no_proxy lists in a form that gRPC does not know.
 DIRECT = (("grpc.enable_http_proxy", 0),)
 
 
 def options_for(address: str) -> tuple[tuple[str, str | int], ...]:
     """The options for a channel to the address."""
-    return OPTIONS + DIRECT if is_loopback(address) else OPTIONS
+    return OPTIONS + DIRECT if is_loopback(address) or is_excepted(address) else OPTIONS
 
 
 @dataclass(frozen=True, slots=True)

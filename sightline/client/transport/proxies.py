@@ -8,7 +8,7 @@ from sightline.client.transport.credentials import host_of, is_loopback
 
 # gRPC uses the first of each that is set, even if it is empty, and ignores the upper-case variants.
 VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
-EXCEPTIONS = ("no_grpc_proxy", "no_proxy")
+EXCEPTIONS = ("no_grpc_proxy", "no_proxy", "NO_PROXY")  # gRPC does not know the last, nor `*` in the others
 
 
 def variable_for(address: str, environment: Mapping[str, str] = os.environ) -> str:
@@ -17,12 +17,15 @@ def variable_for(address: str, environment: Mapping[str, str] = os.environ) -> s
     Our channels use no proxy for this machine; see `sightline.client.transport.channel.options_for`.
     """
     variable = next((name for name in VARIABLES if name in environment), "")
-    if not environment.get(variable) or is_loopback(address):
+    if not environment.get(variable) or is_loopback(address) or is_excepted(address, environment):
         return ""
-    exceptions = environment.get(_exceptions(environment), "")
-    host = host_of(address)
-    listed = [entry.strip() for entry in exceptions.split(",") if entry]
-    return "" if any(_covers(entry, host) for entry in listed) else variable
+    return variable
+
+
+def is_excepted(address: str, environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether the environment says that no proxy is used for the address, in any form that other programs know."""
+    listed = environment.get(next((name for name in EXCEPTIONS if name in environment), ""), "").split(",")
+    return any(_covers(entry.strip(), host_of(address)) for entry in listed if entry.strip())
 
 
 def advice(address: str, environment: Mapping[str, str] = os.environ) -> str:
@@ -31,18 +34,21 @@ def advice(address: str, environment: Mapping[str, str] = os.environ) -> str:
     if not variable:
         return ""
     host, proxy = host_of(address), environment[variable].rpartition("@")[2]  # without a password
+    exceptions = next((name for name in EXCEPTIONS if name in environment), "no_proxy")
     return (
         f"{variable} sends calls to {host} through the proxy {proxy}: if the proxy is not needed,"
-        f" add {host} to {_exceptions(environment)}, or unset {variable}"
+        f" add {host} to {exceptions}, or unset {variable}"
     )
 
 
-def _exceptions(environment: Mapping[str, str]) -> str:
-    return next((name for name in EXCEPTIONS if name in environment), EXCEPTIONS[-1])
-
-
 def _covers(entry: str, host: str) -> bool:
-    """Whether an entry of no_proxy covers the host: as a suffix of its name, or as a network with its address."""
+    """Whether an entry of no_proxy covers the host: as a suffix of its name, or as a network with its address.
+
+    `*` is every host, `*.example` is `.example`, and `host:443` is `host`.
+    """
+    if entry.count(":") == 1:
+        entry = entry.partition(":")[0]
+    entry = entry.removeprefix("*")
     if host.lower().endswith(entry.lower()):
         return True
     try:

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from sightline.cli import lettering
 from sightline.cli.drawing import draw_objects
 from sightline.cli.frames import Found, fitting
-from sightline.cli.lettering import font, legible, replaced
+from sightline.cli.lettering import font, fonts_for, legible, replaced
 from tests.support.fonts import font_with
 from tests.unit.cli.labels import record_labels
 
@@ -54,6 +54,32 @@ def test_what_no_font_has_is_replaced_and_known(install: Callable[[str], None]) 
     assert legible(f"{CARDBOARD} 📦") == f"{CARDBOARD} ?"
     assert path_of(font(20, legible(f"{CARDBOARD} 📦"))).endswith("system.ttf")
     assert replaced([f"{CARDBOARD} 📦"]) == "📦"
+
+
+def test_what_a_names_font_lacks_is_known_though_another_font_has_it(
+    install: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    install(CARDBOARD)
+    fonts = (*lettering._SYSTEM_FONTS, str(font_with("📦", tmp_path / "emoji.ttf")))
+    monkeypatch.setattr(lettering, "_SYSTEM_FONTS", fonts)
+    lettering._installed.cache_clear()
+    assert replaced([CARDBOARD, "📦"]) == ""
+    assert replaced([f"{CARDBOARD} 📦"]) == "📦"
+    assert fonts_for("📦") == []
+
+
+@pytest.mark.parametrize(
+    ("characters", "fonts"),
+    [
+        (CARDBOARD, ["Noto Sans CJK (the package fonts-noto-cjk)"]),
+        ("한カ", ["Noto Sans CJK (the package fonts-noto-cjk)"]),
+        ("🍴⚗", ["Symbola (the package fonts-symbola)"]),
+        ("नไא", ["Unifont (the package fonts-unifont)"]),
+        ("न📦", ["Symbola (the package fonts-symbola)", "Unifont (the package fonts-unifont)"]),
+    ],
+)
+def test_a_font_is_named_that_has_the_characters(characters: str, fonts: list[str]) -> None:
+    assert fonts_for(characters) == fonts
 
 
 def test_letters_lose_the_accents_that_no_font_has() -> None:

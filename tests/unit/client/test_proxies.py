@@ -22,14 +22,20 @@ PROXY = "http://proxy.example:3128"
         ({"http_proxy": PROXY}, "[::1]:1", ""),
         ({"http_proxy": PROXY}, "unix:/run/x", ""),
         ({"http_proxy": PROXY, "no_proxy": "other, Example"}, "host.example:1", ""),
-        ({"http_proxy": PROXY, "no_proxy": "*.example"}, "host.example:1", "http_proxy"),
+        ({"http_proxy": PROXY, "no_proxy": "*.example"}, "host.example:1", ""),
+        ({"http_proxy": PROXY, "no_proxy": "*.other"}, "host.example:1", "http_proxy"),
+        ({"http_proxy": PROXY, "no_proxy": "*"}, "host.example:1", ""),
+        ({"http_proxy": PROXY, "no_proxy": "host.example:443"}, "host.example:1", ""),
+        ({"http_proxy": PROXY, "no_proxy": " , "}, "host.example:1", "http_proxy"),
+        ({"http_proxy": PROXY, "NO_PROXY": ".example"}, "host.example:1", ""),
+        ({"http_proxy": PROXY, "no_proxy": "fd00::/8"}, "[fd00::1]:1", ""),
         ({"http_proxy": PROXY, "no_proxy": "10.0.0.0/8"}, "10.1.2.3:1", ""),
         ({"http_proxy": PROXY, "no_proxy": "10.0.0.0/8"}, "11.1.2.3:1", "http_proxy"),
         ({"http_proxy": PROXY, "no_proxy": "host.example", "no_grpc_proxy": ""}, "host.example:1", "http_proxy"),
         ({"http_proxy": PROXY, "no_proxy": "", "NO_PROXY": "host.example"}, "host.example:1", "http_proxy"),
     ],
 )
-def test_the_variable_is_the_one_that_grpc_uses(environment, address, variable):
+def test_the_variable_is_the_one_that_our_channels_use(environment, address, variable):
     assert variable_for(address, environment) == variable
 
 
@@ -45,3 +51,14 @@ def test_the_advice_names_the_variable_the_host_and_the_fix_but_no_password():
 def test_only_channels_to_this_machine_bypass_the_proxy():
     assert ("grpc.enable_http_proxy", 0) in options_for("127.0.0.1:1")
     assert "grpc.enable_http_proxy" not in dict(options_for("host.example:1"))
+
+
+@pytest.mark.parametrize("name", ["no_proxy", "NO_PROXY"])
+def test_channels_to_excepted_hosts_bypass_the_proxy_however_they_are_written(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for variable in ("no_grpc_proxy", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv(name, "*.example")
+    assert ("grpc.enable_http_proxy", 0) in options_for("host.example:1")
+    assert "grpc.enable_http_proxy" not in dict(options_for("host.other:1"))

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from sightline.client import uploads
-from sightline.client.errors import ImagesMissing
-from sightline.client.uploads import LocalFile, Reading, images_below, read_export
+from sightline.client.errors import ImagesMissing, InvalidRequest
+from sightline.client.uploads import LocalFile, Reading, images_below, local_set, read_export
 
 
 def test_uploads_go_in_batches_of_bounded_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,6 +41,14 @@ def test_an_image_whose_path_no_store_accepts_is_named_before_anything_is_upload
     coco.write_text(json.dumps({"images": [{"id": 1, "file_name": name}]}))
     with pytest.raises(ImagesMissing, match="the path is longer than 1024 bytes, which the store does not accept"):
         uploads.files_of(coco)
+
+
+def test_an_export_of_which_every_image_is_too_large_is_refused(tmp_path: Path) -> None:
+    put(tmp_path, "cat/1.jpg", "dog/22.jpg")
+    package = read_export(tmp_path, Reading())
+    assert [file.path for file in local_set(package, 9).left_out] == ["dog/22.jpg"]
+    with pytest.raises(InvalidRequest, match="2 images, and all are larger than 8 B"):
+        local_set(package, 8)
 
 
 def put(folder: Path, *names: str) -> None:

@@ -144,6 +144,15 @@ def test_an_image_may_be_named_by_its_file() -> None:
     assert [mark.image_id for mark in file.annotations] == [2]
 
 
+def test_an_image_may_be_named_by_its_file_without_the_folder() -> None:
+    names = {1: "a/1.jpg", 2: "a/2.jpg", 3: "b/2.jpg", 4: "c\\\\4.jpg"}
+    images = [{"id": number, "file_name": name} for number, name in names.items()]
+    marks = [{"id": 1, "image_id": name, "category_id": 1} for name in ("1.jpg", "2.jpg", "b/2.jpg", "4.jpg")]
+    file, log = read(images=images, annotations=marks)
+    assert [mark.image_id for mark in file.annotations] == [1, 3, 4]
+    assert [one.code for one in log.kept].count("annotationValueInvalid") == 1
+
+
 @pytest.mark.parametrize(("crowd", "meant"), [("true", 1), ("False", 0), ("", 0), (" 1 ", 1), (True, 1), (None, 0)])
 def test_a_flag_may_be_written_in_any_way(crowd: object, meant: int) -> None:
     marks = [{"id": "1", "image_id": 1, "category_id": 1, "iscrowd": crowd}]

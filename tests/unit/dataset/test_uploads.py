@@ -11,8 +11,9 @@ import pytest
 from grpc import StatusCode
 
 from services.dataset.settings import DatasetSettings
+from services.dataset.upload import check_path
 from services.dataset.upload_records import INTERRUPTED, UploadState, upload_of
-from services.kit.errors import QuotaExceeded, UploadNotFound
+from services.kit.errors import InvalidRequest, QuotaExceeded, UploadNotFound
 from sightline.v1 import dataset_service_pb2 as pb
 from tests.support.datasets import URI, World, refused, running, tagged, upload_messages
 from tests.support.waiting import eventually
@@ -266,3 +267,10 @@ def test_the_upload_of_a_blob() -> None:
     assert upload_of("uploads/u/a/b.png") == "uploads/u"
     assert upload_of("projects/acme/uploads/u/a") == "projects/acme/uploads/u"
     assert upload_of("uploads/u") == upload_of("shared/uploads/u/a") == upload_of("projects/acme/datasets/d/x") == ""
+
+
+def test_of_a_long_path_what_is_wrong_is_told() -> None:
+    path = "/".join(["d" * 210] * 5 + ["1.jpg"])
+    with pytest.raises(InvalidRequest, match=r"…' is longer than 1024 bytes\.$") as caught:
+        check_path(path, "uploads/x/")
+    assert len(str(caught.value)) < 300

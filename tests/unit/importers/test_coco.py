@@ -208,6 +208,28 @@ def test_a_link_to_a_file_that_is_gone_is_told(tmp_path: Path) -> None:
     assert "is a link to a file that does not exist" in caught.value.images[0].problem
 
 
+def test_a_path_that_is_too_long_below_the_uploads_prefix_is_told(tmp_path: Path) -> None:
+    name = "/".join(["d" * 200] * 4 + ["e" * 190, "1.jpg"])
+    file = coco(tmp_path, images=[{"id": 1, "file_name": name}])
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / "1.jpg").rename(tmp_path / name)
+    with pytest.raises(ImagesUnresolved) as caught:
+        pack(read(file))
+    assert "the path is longer than 1024 bytes" in caught.value.images[0].problem
+
+
+def test_a_file_with_a_line_end_in_its_name_is_uploaded_under_another(tmp_path: Path) -> None:
+    file = coco(tmp_path, {}).rename(tmp_path / "a\n\u200bb.json")
+    assert [one.path for one in pack(read(file)).annotation_files()] == ["a__b.json"]
+
+
+def test_an_image_may_be_named_by_its_file_without_the_folder(tmp_path: Path) -> None:
+    exports.picture(tmp_path / "a" / "1.jpg")
+    images = [{"id": 7, "file_name": "a/1.jpg"}]
+    file = coco(tmp_path, {"image_id": "1.jpg"}, images=images)
+    assert read(file).counts["cat"] == (1, 1)
+
+
 @pytest.mark.parametrize(("text", "says"), [("[1, 2]", "JSON with a list of 2"), ('{"a": 1}', "JSON with a")])
 def test_json_that_is_something_else_is_said_to_be(tmp_path: Path, text: str, says: str) -> None:
     (tmp_path / "x.json").write_text(text)

@@ -99,3 +99,30 @@ def test_what_is_there_instead_and_what_to_do(tmp_path: Path, files: list[str], 
         read(tmp_path)
     assert says in caught.value.message
     assert fix in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says", "fault"),
+    [
+        ("train.json", '{"images": [],}', "it has train.json, whose content is none of them", "line 1 column 15"),
+        ("train.json", "", "it has train.json, whose content is none of them", "cannot be read as JSON"),
+        ("train.json", '{"image": []}', "it has train.json (JSON with image), whose content is none of them", ""),
+        ("train.json", "[[1]]", "it has train.json (JSON with a list of 1), whose content is none of them", ""),
+    ],
+)
+def test_annotations_that_are_not_understood_are_named_and_not_the_folder_of_images(
+    tmp_path: Path, name: str, text: str, says: str, fault: str
+) -> None:
+    pictures(tmp_path, ["images/1.jpg", "images/2.jpg"])
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ImportFault) as caught:
+        read(tmp_path)
+    assert says in caught.value.message
+    assert fault in " ".join(caught.value.faults)
+    assert "COCO" in caught.value.fix
+
+
+def test_annotations_that_cannot_be_read_beside_folders_of_classes_are_told(tmp_path: Path) -> None:
+    pictures(tmp_path, ["cat/1.jpg", "dog/1.jpg"])
+    (tmp_path / "train.json").write_text("{")
+    assert "train.json cannot be read as JSON" in told(read(tmp_path))

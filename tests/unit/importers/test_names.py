@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 
 import pytest
@@ -55,6 +56,20 @@ def test_a_name_that_is_a_files_name_means_that_file(name: str, files: list[str]
         ("0a1b", "images/0a1b.png"),
         ("2021.05.01 12.30", "images/2021.05.01 12.30.jpg"),
         ("images/IMG_1.heic", "images/IMG_1.heic.jpg"),
+        ("b.jpg.", "b.jpg"),
+        ("b.jpg", "b.jpg. "),
+        ("cats /1.jpg", "cats/1.jpg"),
+        ("a b.jpg", "a\u00a0b.jpg"),
+        ("ab.jpg", "a\u200bb.jpg"),
+        ("img_1.jpg", "ｉｍｇ_1.jpg"),
+        ("a b#1.jpg", "a%20b%231.jpg"),
+        ("あ.jpg", "%E3%81%82.jpg"),
+        ("Größe.jpg", "Größe.jpg".encode().decode("cp437")),
+        ("Größe.jpg", "Größe.jpg".encode().decode("latin-1")),
+        ("Größe.jpg", os.fsdecode("Größe.jpg".encode("cp850"))),
+        ("Größe.jpg", os.fsdecode("Größe.jpg".encode("latin-1"))),
+        ("日本/1.jpg", os.fsdecode("日本/1.jpg".encode("cp932"))),
+        ("纸板.jpg", "纸板.jpg".encode("gbk").decode("cp437")),
     ],
 )
 def test_a_name_written_elsewhere_is_found(name: str, file: str) -> None:
@@ -70,6 +85,11 @@ def test_a_name_written_elsewhere_is_found(name: str, file: str) -> None:
         ("A.jpg", ["a.jpg", "a.JPG"], "there is no such file; it could be a.JPG or a.jpg"),
         ("0001.jpg", ["0002.jpg"], "there is no such file"),
         ("a.jpg", ["a.jpeg"], "did you mean a.jpeg?"),
+        (
+            "a b.jpg",
+            ["a\u00a0b.jpg", "a\u200a b.jpg"],
+            "there is no such file; it could be a\u00a0b.jpg or a\u200a b.jpg",
+        ),
         ("kitchen_tabel.jpg", ["kitchen_table.jpg"], "did you mean kitchen_table.jpg?"),
     ],
 )

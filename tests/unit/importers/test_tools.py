@@ -450,7 +450,7 @@ def test_a_table_in_utf_16_is_read_as_excel_saves_it(tmp_path: Path) -> None:
     [
         ("data.yaml", "train: images\nnc: 2\n", "lists no classes under `names`"),
         ("a.jsonl", '{"file_name": "1.jpg", "label": "cat"}\n{"file_name": ', "line 2 cannot be read as JSON"),
-        ("notes.json", '{"kind": "via 3"}', "it has notes.json, whose content is none of them"),
+        ("notes.json", '{"kind": "via 3"}', "it has notes.json (JSON with kind), whose content is none of them"),
         ("data.parquet", "PAR1", "it has data.parquet, whose content is none of them"),
     ],
 )

@@ -78,3 +78,24 @@ def test_the_corners_of_a_box_of_cvat_may_come_in_any_order(tmp_path: Path) -> N
     (tmp_path / "a.xml").write_text(f"<annotations>{image}</annotations>")
     (found,) = read(tmp_path).images
     assert found.boxes == (Box("cat", 8, 6, 40, 30), Box("cat", 8, 6, 40, 30), Box("cat", 8, 6, 0, 30))
+
+
+@pytest.mark.parametrize(
+    ("corners", "says"),
+    [
+        ({"xmin": "8,5"}, "xmin is '8,5', not a number"),
+        ({"ymin": "nan", "xmax": "?"}, "ymin is 'nan', not a number; xmax is '?', not a number"),
+        ({"xmax": " "}, "its bndbox lacks one of xmin, ymin, xmax, ymax"),
+    ],
+)
+def test_corners_of_pascal_voc_that_are_no_numbers_are_named(
+    tmp_path: Path, corners: dict[str, str], says: str
+) -> None:
+    pictures(tmp_path, ["1.jpg"])
+    numbers = {"xmin": "8", "ymin": "6", "xmax": "48", "ymax": "36"} | corners
+    box = "".join(f"<{corner}>{number}</{corner}>" for corner, number in numbers.items())
+    text = f"<annotation><object><name>cat</name><bndbox>{box}</bndbox></object></annotation>"
+    (tmp_path / "1.xml").write_text(text)
+    with pytest.raises(ImportFault) as caught:
+        read(tmp_path)
+    assert caught.value.faults == (f"{tmp_path / '1.xml'}, object 1 (cat): {says}",)

@@ -39,4 +39,9 @@ def test_of_many_names_only_the_first_are_compared_letter_by_letter() -> None:
 
 def test_names_that_are_equal_except_for_case_and_spaces_are_grouped() -> None:
     assert alike(["Glass", "glass", "paper", "glass ", "Paper"]) == [["Glass", "glass", "glass "], ["paper", "Paper"]]
-    assert alike(["glass", "glasses", "1", "2"]) == []
+    assert alike(["glass", "glasses", "1", "2", "-1", "1-2", "1 2"]) == []
+
+
+def test_names_that_are_equal_except_for_hyphens_and_the_forms_of_emoji_are_grouped() -> None:
+    assert alike(["red-wine", "red_wine", "Red – Wine", "redwine"]) == [["red-wine", "red_wine", "Red – Wine"]]
+    assert alike(["❤", "❤\ufe0f"]) == [["❤", "❤\ufe0f"]]
