@@ -189,7 +189,7 @@ async def _ask(
         except (nats.errors.Error, OSError) as error:
             raise Unavailable(what=what, problem=str(error) or type(error).__name__) from error
         try:
-            await restore()
+            await heeding_cancellation(restore)
         except (nats.errors.Error, OSError) as error:  # JetStream itself may still be starting
             problem = str(error) or type(error).__name__
             await asyncio.sleep(PAUSE_SECONDS)

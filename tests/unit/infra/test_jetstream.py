@@ -1,6 +1,7 @@
 """Calls to nats-server that are cancelled, or get no answer."""
 
 import asyncio
+from datetime import timedelta
 from typing import Any, cast
 
 import nats.js.errors
@@ -8,6 +9,8 @@ import pytest
 from nats.aio.client import Client
 
 from services.infra.jetstream import ask, heeding_cancellation
+from services.infra.jetstream_feed import Feed
+from services.infra.jetstream_queue import JetStreamQueue
 from services.kit.errors import Unavailable
 from tests.support.waiting import jump
 
@@ -45,6 +48,43 @@ async def test_a_cancelled_task_may_still_call_the_server_while_it_cleans_up() -
     await asyncio.sleep(0)
     task.cancel()
     assert await task == "cleaned"
+
+
+@pytest.mark.parametrize("what", ["fetch", "open", "restore"])
+async def test_who_waits_for_jobs_or_changes_or_restores_a_stream_heeds_it_too(
+    what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = asyncio.Event()
+
+    async def hidden(*_: object, **__: object) -> Any:
+        if begun.is_set():
+            await asyncio.Event().wait()  # what follows the answer
+        return await answer(begun, False)
+
+    async def missing() -> str:
+        raise nats.js.errors.NoStreamResponseError
+
+    class Server:
+        is_connected, is_closed, stats = True, False, {"reconnects": 0}
+        subscribe = new_inbox = add_consumer = hidden
+
+        def jetstream(self, **_: object) -> Any:
+            return self
+
+    connection = cast(Client, Server())
+    monkeypatch.setattr(JetStreamQueue, "_pull", hidden)
+    monkeypatch.setattr(Server, "new_inbox", lambda _: "inbox")
+    monkeypatch.setattr(Server, "subscribe", lambda *_, **__: asyncio.sleep(0))
+    calls = {
+        "fetch": lambda: JetStreamQueue(connection, timedelta(seconds=1)).fetch("kind", timedelta(seconds=60)),
+        "open": lambda: Feed(connection, "stream", "subject", 1.0).open(),
+        "restore": lambda: ask(connection, "it", missing, hidden, 60.0),
+    }
+    task = asyncio.ensure_future(calls[what]())
+    await begun.wait()
+    task.cancel()
+    await asyncio.wait([task], timeout=2)
+    assert task.cancelled()
 
 
 class Connection:
