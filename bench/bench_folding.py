@@ -5,9 +5,7 @@ the medians, and the median of the rounds' ratios. Memory and threads are set as
 """
 
 import argparse
-import os
 import statistics
-import sys
 import time
 
 import torch
@@ -15,7 +13,6 @@ from torch import nn
 
 from bench import support
 from services.trainer.engine.classification.fuse import folded
-from services.trainer.worker.child_pool import ALLOCATION
 from services.vision.backbones import Network, build
 
 NETWORKS = {"mobilenet_v2": 256, "efficientnet_lite0": 256, "efficientnet_lite2": 297}  # sides
@@ -28,8 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     rounds = parser.parse_args().rounds
-    if not ALLOCATION.items() <= os.environ.items():
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ALLOCATION | {"OMP_WAIT_POLICY": "PASSIVE"})
+    support.become_like_a_training_child()
     print(support.machine())
     for name, side in NETWORKS.items():
         for words, depth in DEPTHS.items():

@@ -8,7 +8,6 @@ rounds' ratios. Reads SIGHTLINE_TEST_DATA and SIGHTLINE_WEIGHTS_DIR. Memory and 
 import argparse
 import os
 import statistics
-import sys
 import tempfile
 from collections import defaultdict
 from pathlib import Path
@@ -19,7 +18,6 @@ from bench.engine import tested, trained
 from bench.snapshots import pack
 from services.trainer.engine.warm_up import warm_up
 from services.trainer.messages import Result
-from services.trainer.worker.child_pool import ALLOCATION
 
 STEPS = ("one network", "two networks", "evaluation")
 
@@ -30,8 +28,7 @@ def main() -> None:
     parser.add_argument("sets", nargs="*", default=["trash", "grocery"], metavar="SET")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    if not ALLOCATION.items() <= os.environ.items():
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ALLOCATION | {"OMP_WAIT_POLICY": "PASSIVE"})
+    support.become_like_a_training_child()
     data, weights = support.folder("SIGHTLINE_TEST_DATA"), support.folder("SIGHTLINE_WEIGHTS_DIR")
     print(support.machine())
     warm_up()

@@ -6,9 +6,7 @@ Heads of both must predict the same. Memory and threads are set as for training 
 """
 
 import argparse
-import os
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from unittest.mock import patch
@@ -22,7 +20,6 @@ from services.trainer.engine.classification.heads import LinearHead, fit_head
 from services.trainer.engine.data import Floats, Indices
 from services.trainer.engine.split import divide
 from services.trainer.recipe import Split
-from services.trainer.worker.child_pool import ALLOCATION
 
 WIDTHS = (96, 1280, 96, 1280, 120, 1408, 120, 1408)  # middle and last stages
 MIDDLE = (True, False) * 4
@@ -34,8 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
-    if not ALLOCATION.items() <= os.environ.items():
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ALLOCATION | {"OMP_WAIT_POLICY": "PASSIVE"})
+    support.become_like_a_training_child()
     print(support.machine())
     for images, categories, views in SETS:
         labels, features = drawn(images, categories, views)

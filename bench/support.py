@@ -4,12 +4,14 @@ import asyncio
 import os
 import platform
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from google.protobuf.duration_pb2 import Duration
 
+from services.trainer.worker.child_pool import ALLOCATION
 from sightline.client.stubs import Stubs
 from sightline.client.uploads import files_of
 from sightline.local.stack import Stack
@@ -22,6 +24,12 @@ def folder(variable: str) -> Path:
     if not value:
         raise SystemExit(f"{variable} is not set; it must name the folder that docs/benchmarks.md describes.")
     return Path(value).resolve()
+
+
+def become_like_a_training_child() -> None:
+    """Starts this script again, unless its memory and threads are already set as for training children."""
+    if not ALLOCATION.items() <= os.environ.items():
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ALLOCATION | {"OMP_WAIT_POLICY": "PASSIVE"})
 
 
 def register(

@@ -14,11 +14,11 @@ from sightline.importers.model import (
     Notes,
     in_order,
     mapping,
-    number_of,
     objects,
     of_one_kind,
     text_of,
 )
+from sightline.importers.shapes import four_of
 from sightline.plurals import counted
 
 SIDES = ("x", "y", "width", "height")
@@ -49,11 +49,10 @@ def _image(entry: dict[str, Any], faults: list[str]) -> LabelledImage:
     for number, mark in enumerate([mark for key in MARKS for mark in _listed(entry.get(key))], 1):
         written = mapping(mark)
         centre = mapping(written.get("coordinates"))
-        values = [value for side in SIDES if (value := number_of(centre.get(side))) is not None]
+        sides = four_of([centre.get(side) for side in SIDES])
         label = text_of(written.get("label")) or text_of(mark)
-        if label and len(values) == len(SIDES):
-            x, y, width, height = values
-            boxes.append(Box(label, *BoxForm.CXCYWH.to_xywh(x, y, width, height)))
+        if label and sides:
+            boxes.append(Box(label, *BoxForm.CXCYWH.to_xywh(*sides)))
         elif label and "coordinates" not in written:
             labels.append(label)
         else:

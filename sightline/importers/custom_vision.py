@@ -13,12 +13,12 @@ from sightline.importers.model import (
     Notes,
     in_order,
     mapping,
-    number_of,
     objects,
     text_of,
     without_labels,
 )
 from sightline.importers.names import path_in_url
+from sightline.importers.shapes import four_of
 from sightline.plurals import counted
 
 SIDES = ("left", "top", "width", "height")
@@ -57,10 +57,9 @@ def _image(entry: dict[str, Any], notes: Notes, faults: list[str]) -> LabelledIm
     labels = tuple(dict.fromkeys(name for tag in objects(entry.get("tags")) if (name := text_of(tag.get("tagName")))))
     boxes: list[Box] = []
     for region in objects(entry.get("regions")):
-        values = [number for side in SIDES if (number := number_of(region.get(side))) is not None]
-        if len(values) == len(SIDES) and text_of(region.get("tagName")):
-            left, top, width, height = values
-            boxes.append(Box(text_of(region.get("tagName")), left, top, width, height))
+        box, tag = four_of([region.get(side) for side in SIDES]), text_of(region.get("tagName"))
+        if box and tag:
+            boxes.append(Box(tag, *box))
         else:
             region_id = text_of(region.get("regionId"))
             faults.append(f"image {identity}, region {region_id}: it lacks one of {', '.join(SIDES)}, tagName")

@@ -17,7 +17,7 @@ from sightline.importers.model import (
     of_one_kind,
     split_of,
 )
-from sightline.importers.shapes import OUTLINES, Xywh, around, turned
+from sightline.importers.shapes import OUTLINES, Xywh, around, four_of, turned
 from sightline.plurals import counted
 
 
@@ -79,8 +79,8 @@ def _around(shape: Element, notes: Notes) -> Xywh | None:
         pairs = [point.split(",") for point in (shape.get("points") or "").split(";")]
         numbers = [(number_of(pair[0]), number_of(pair[1])) for pair in pairs if len(pair) == 2]
         return around((x, y) for x, y in numbers if x is not None and y is not None)
-    values = [number for name in wanted if (number := number_of(shape.get(name))) is not None]
-    if len(values) != len(wanted):
+    values = four_of([shape.get(name) for name in wanted])
+    if values is None:
         return None
     one, two, three, four = values
     if shape.tag == "mask":

@@ -21,7 +21,7 @@ from sightline.importers.model import (
     of_one_kind,
     text_of,
 )
-from sightline.importers.shapes import Point, around, points_of, turned
+from sightline.importers.shapes import Point, around, four_of, points_of, turned
 from sightline.importers.table import rows_of
 from sightline.plurals import counted
 
@@ -213,8 +213,8 @@ def _points(value: Mapping[str, Any]) -> list[Point]:
         points = points_of(listed)
         return points if isinstance(listed, list) and len(points) == len(listed) else []
     keys = ("x", "y", "width", "height") if _is_rectangle(value) else ("x", "y", "radiusX", "radiusY")
-    numbers = [number for key in keys if (number := number_of(value.get(key))) is not None]
-    if len(numbers) != len(keys):
+    numbers = four_of([value.get(key) for key in keys])
+    if numbers is None:
         return []
     x, y, width, height = numbers
     if not _is_rectangle(value):

@@ -26,6 +26,7 @@ from sightline.importers.model import (
     text_of,
 )
 from sightline.importers.names import path_in_url
+from sightline.importers.shapes import four_of
 from sightline.plurals import counted
 
 SUFFIXES = (".jsonl", ".ndjson", ".manifest", ".jsonlines")
@@ -143,11 +144,8 @@ def _sides(entry: Object) -> tuple[float, float] | tuple[None, None]:
 
 
 def _mark(label: object, values: Sequence[object], form: BoxForm = BoxForm.XYWH) -> _Mark:
-    numbers = [number for value in values if (number := number_of(value)) is not None]
-    if len(numbers) != 4 or len(values) != 4:
-        return _Mark(text_of(label), fault=True)
-    one, two, three, four = numbers
-    return _Mark(text_of(label), form.to_xywh(one, two, three, four))
+    numbers = four_of(list(values))
+    return _Mark(text_of(label), form.to_xywh(*numbers)) if numbers else _Mark(text_of(label), fault=True)
 
 
 def _hugging_face(entry: Object, _: Names) -> Iterator[_Mark]:

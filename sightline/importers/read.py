@@ -24,14 +24,7 @@ from sightline.importers import (
     yolo,
 )
 from sightline.importers.model import TITLES, Format, Imported, ImportFault, in_order
-from sightline.importers.recognition import (
-    Part,
-    annotations_below,
-    of_annotation_file,
-    of_splits,
-    recognise,
-    unreadable_below,
-)
+from sightline.importers.recognition import Part, not_read, of_annotation_file, of_splits, recognise
 
 
 def read(source: Path, *, form: Format | None = None, images: Path | None = None) -> Imported:
@@ -53,11 +46,8 @@ def read(source: Path, *, form: Format | None = None, images: Path | None = None
     if not imported.documents and not any(image.labels or image.boxes for image in imported.images):
         problem = f"{source} was read as {TITLES[found]}, but none of its images has a label or a box"
         raise ImportFault(problem, imported.notes, fix="name another form with --format, or annotate the images")
-    if form is None and found is Format.FOLDERS and (unread := annotations_below(source)):
-        note = f"not read, as the folders' names are the labels: {', '.join(unread)}"
-        imported = replace(imported, notes=(*imported.notes, note))
-    if form is None and found is Format.FOLDERS and (faults := unreadable_below(source)):
-        imported = replace(imported, notes=(*imported.notes, *(f"not read: {fault}" for fault in faults)))
+    if form is None and found is Format.FOLDERS:
+        imported = replace(imported, notes=(*imported.notes, *not_read(source)))
     folder = images or imported.folder
     if images is None and source.is_dir() and file != source and found in _APART:
         folder = source

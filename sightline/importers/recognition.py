@@ -98,15 +98,13 @@ def of_annotation_file(file: Path) -> Format | None:
     return None
 
 
-def annotations_below(folder: Path) -> list[str]:
-    """The first files in folders below that annotate images."""
-    found = ((name, of_annotation_file(folder / name)) for name in _data_in(folder)[:MOST_FAULTS])
-    return [f"{name} ({TITLES[form]})" for name, form in found if form]
-
-
-def unreadable_below(folder: Path) -> list[str]:
-    """The first files in folders below that might annotate images and cannot be read, with what is wrong."""
-    return _unreadable(folder, _data_in(folder)[:MOST_FAULTS])
+def not_read(folder: Path) -> list[str]:
+    """What to say of the first files of annotations below a folder whose folders' names are the labels."""
+    names = _data_in(folder)[:MOST_FAULTS]
+    found = ((name, of_annotation_file(folder / name)) for name in names)
+    listed = ", ".join(f"{name} ({TITLES[form]})" for name, form in found if form)
+    notes = [f"not read, as the folders' names are the labels: {listed}"] if listed else []
+    return notes + [f"not read: {fault}" for fault in _unreadable(folder, names)]
 
 
 def _of_file(file: Path) -> tuple[Format, Path] | None:

@@ -19,7 +19,7 @@ from sightline.importers.model import (
     of_one_kind,
     text_of,
 )
-from sightline.importers.shapes import OUTLINES, Xywh, around, points_of
+from sightline.importers.shapes import OUTLINES, Xywh, around, four_of, points_of
 from sightline.plurals import counted
 
 CORNERS = ("x1", "y1", "x2", "y2")
@@ -80,9 +80,8 @@ def _in_video(frame: dict[str, Any], name: str) -> tuple[str, ...]:
 
 
 def _around(label: dict[str, Any], notes: Notes) -> Xywh | None:
-    corners = mapping(label.get("box2d"))
-    values = [value for corner in CORNERS if (value := number_of(corners.get(corner))) is not None]
-    if corners:
-        return BoxForm.XYXY.to_xywh(*values) if len(values) == len(CORNERS) else None
+    if box := mapping(label.get("box2d")):
+        corners = four_of([box.get(corner) for corner in CORNERS])
+        return BoxForm.XYXY.to_xywh(*corners) if corners else None
     notes.count(OUTLINES)
     return around(point for part in objects(label.get("poly2d")) for point in points_of(part.get("vertices")))

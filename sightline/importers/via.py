@@ -16,12 +16,11 @@ from sightline.importers.model import (
     Notes,
     in_order,
     mapping,
-    number_of,
     objects,
     of_one_kind,
     text_of,
 )
-from sightline.importers.shapes import OUTLINES, Xywh, around, points_of, within
+from sightline.importers.shapes import OUTLINES, Xywh, around, four_of, points_of, within
 from sightline.importers.table import rows_of
 from sightline.plurals import counted
 
@@ -127,11 +126,8 @@ def _around(shape: Mapping[str, Any], kind: str, notes: Notes) -> Xywh | None:
         "circle": ("cx", "cy", "r", "r"),
         "ellipse": ("cx", "cy", "rx", "ry"),
     }
-    values = [number for side in wanted.get(kind, ()) if (number := number_of(shape.get(side))) is not None]
-    if len(values) != 4:
-        return None
-    one, two, three, four = values
-    if kind == "rect":
-        return one, two, three, four
+    values = four_of([shape.get(side) for side in wanted.get(kind, ())])
+    if values is None or kind == "rect":
+        return values
     notes.count(OUTLINES)
-    return within(one, two, three, four)
+    return within(*values)

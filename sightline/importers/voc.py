@@ -21,7 +21,7 @@ from sightline.importers.model import (
     split_of,
 )
 from sightline.importers.per_image import LOOKED_AT, names_for
-from sightline.importers.shapes import OUTLINES, Point, around, turned
+from sightline.importers.shapes import OUTLINES, Point, around, four_of, turned
 from sightline.plurals import counted
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -102,13 +102,11 @@ def _image(file: Path, name: str, split: str, notes: Notes, faults: list[str]) -
 def _boxes(objects: Iterable[Element], file: Path, notes: Notes, faults: list[str]) -> Iterable[Box]:
     for number, each in enumerate(objects, 1):
         label = (each.findtext("name") or "").strip()
-        corners = [number_of(each.findtext(f"bndbox/{corner}")) for corner in CORNERS]
-        known = [value for value in corners if value is not None]
+        corners = four_of([each.findtext(f"bndbox/{corner}") for corner in CORNERS])
         if not label:
             faults.append(f"{file}, object {number}: it has no name")
-        elif len(known) == len(CORNERS):
-            left, top, right, bottom = known
-            yield Box(label, min(left, right), min(top, bottom), abs(right - left), abs(bottom - top))
+        elif corners:
+            yield Box(label, *BoxForm.XYXY.to_xywh(*corners))
         elif outline := around(_points(each) or _turned(each)):
             notes.count(OUTLINES)
             yield Box(label, *outline)
@@ -137,9 +135,8 @@ def _points(each: Element) -> list[Point]:
 
 def _turned(each: Element) -> list[Point]:
     """The corners of a rotated box, as roLabelImg writes it: its centre, its sides, and an angle in radians."""
-    found = [number_of(each.findtext(f"robndbox/{name}")) for name in ("cx", "cy", "w", "h", "angle")]
-    known = [value for value in found if value is not None]
-    if len(known) < len(found):
+    sides = four_of([each.findtext(f"robndbox/{name}") for name in ("cx", "cy", "w", "h")])
+    angle = number_of(each.findtext("robndbox/angle"))
+    if sides is None or angle is None:
         return []
-    x, y, width, height, angle = known
-    return turned(BoxForm.CXCYWH.to_xywh(x, y, width, height), math.degrees(angle), (x, y))
+    return turned(BoxForm.CXCYWH.to_xywh(*sides), math.degrees(angle), sides[:2])

@@ -22,7 +22,7 @@ from sightline.importers.model import (
 )
 from sightline.importers.names import path_in_url
 from sightline.importers.per_image import LOOKED_AT
-from sightline.importers.shapes import around
+from sightline.importers.shapes import around, four_of, points_of
 from sightline.plurals import counted
 
 SIDES = ("left", "top", "width", "height")
@@ -98,9 +98,5 @@ def _image(asset: Mapping[str, Any], regions: Sequence[Mapping[str, Any]], fault
 
 def _around(region: Mapping[str, Any]) -> Xywh | None:
     sides = mapping(region.get("boundingBox"))
-    values = [value for side in SIDES if (value := number_of(sides.get(side))) is not None]
-    if len(values) == len(SIDES):
-        left, top, width, height = values
-        return left, top, width, height
-    corners = [(number_of(one.get("x")), number_of(one.get("y"))) for one in objects(region.get("points"))]
-    return around((x, y) for x, y in corners if x is not None and y is not None)
+    corners = points_of([[one.get("x"), one.get("y")] for one in objects(region.get("points"))])
+    return four_of([sides.get(side) for side in SIDES]) or around(corners)

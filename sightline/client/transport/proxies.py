@@ -24,7 +24,7 @@ def variable_for(address: str, environment: Mapping[str, str] = os.environ) -> s
 
 def is_excepted(address: str, environment: Mapping[str, str] = os.environ) -> bool:
     """Whether the environment says that no proxy is used for the address, in any form that other programs know."""
-    listed = environment.get(next((name for name in EXCEPTIONS if name in environment), ""), "").split(",")
+    listed = environment.get(_exceptions(environment), "").split(",")
     return any(_covers(entry.strip(), host_of(address)) for entry in listed if entry.strip())
 
 
@@ -34,11 +34,14 @@ def advice(address: str, environment: Mapping[str, str] = os.environ) -> str:
     if not variable:
         return ""
     host, proxy = host_of(address), environment[variable].rpartition("@")[2]  # without a password
-    exceptions = next((name for name in EXCEPTIONS if name in environment), "no_proxy")
     return (
         f"{variable} sends calls to {host} through the proxy {proxy}: if the proxy is not needed,"
-        f" add {host} to {exceptions}, or unset {variable}"
+        f" add {host} to {_exceptions(environment)}, or unset {variable}"
     )
+
+
+def _exceptions(environment: Mapping[str, str]) -> str:
+    return next((name for name in EXCEPTIONS if name in environment), "no_proxy")
 
 
 def _covers(entry: str, host: str) -> bool:
