@@ -180,7 +180,7 @@ async def _ask(
         if not await is_back(connection, seconds - PAUSE_SECONDS):
             raise Unavailable(what=what, problem="there is no connection to nats-server")
         try:
-            return await heeding_cancellation(call)
+            return await call()
         except nats.js.errors.Error as error:
             if not is_missing(error):
                 raise
@@ -189,26 +189,11 @@ async def _ask(
         except (nats.errors.Error, OSError) as error:
             raise Unavailable(what=what, problem=str(error) or type(error).__name__) from error
         try:
-            await heeding_cancellation(restore)
+            await restore()
         except (nats.errors.Error, OSError) as error:  # JetStream itself may still be starting
             problem = str(error) or type(error).__name__
             await asyncio.sleep(PAUSE_SECONDS)
     raise Unavailable(what=what, problem=problem)
-
-
-async def heeding_cancellation(call: Callable[[], Awaitable[T]]) -> T:
-    """What the call returns; CancelledError if this task was cancelled meanwhile, even if the call hid it.
-
-    The client waits for replies with `asyncio.wait_for`, which before Python 3.12 swallows a cancellation that
-    coincides with the reply: the task would never end, nor would whoever waits for it.
-    """
-    task = asyncio.current_task()
-    before = task.cancelling() if task else 0
-    try:
-        return await call()
-    finally:
-        if task and task.cancelling() > before:
-            raise asyncio.CancelledError
 
 
 def is_missing(error: nats.js.errors.Error) -> bool:

@@ -11,7 +11,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
-from services.infra.jetstream import REQUEST_SECONDS, heeding_cancellation
+from services.infra.jetstream import REQUEST_SECONDS
 from services.kit.errors import Unavailable
 
 MISSED_HEARTBEATS = 3
@@ -55,8 +55,7 @@ class Feed:
             num_replicas=1,
             mem_storage=True,
         )
-        js = self._connection.jetstream(timeout=REQUEST_SECONDS)
-        made = await heeding_cancellation(lambda: js.add_consumer(self._stream, config))
+        made = await self._connection.jetstream(timeout=REQUEST_SECONDS).add_consumer(self._stream, config)
         self._consumer = made.name
 
     def _begin(self) -> dict[str, Any]:

@@ -14,15 +14,8 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, Header, RetentionPolicy, StorageType, StreamConfig
 
-from services.infra.jetstream import (
-    ANSWER_SECONDS,
-    PAUSE_SECONDS,
-    REQUEST_SECONDS,
-    ask,
-    ensure_stream,
-    heeding_cancellation,
-    is_back,
-)
+from services.infra.jetstream import ANSWER_SECONDS, PAUSE_SECONDS, REQUEST_SECONDS, ask, ensure_stream, is_back
+from services.infra.nats_access import heeding_cancellation
 from services.kit import tracing
 from services.kit.errors import Unavailable
 from services.kit.log import Log
@@ -133,13 +126,15 @@ class JetStreamQueue:
             raise Unavailable(what="The queue", problem=str(error)) from error
 
     async def fetch(self, kind: str, wait: timedelta) -> JetStreamDelivery | None:
-        check_kind(kind)
+        subject = self._subject(kind)
         end = time.monotonic() + wait.total_seconds()
         while True:
             left = end - time.monotonic()
             message = None
             if await is_back(self._connection, left):
                 with suppress(nats.errors.Error, OSError, TimeoutError):  # an outage counts as no job
+                    if kind not in self._ready:
+                        await self._ensure_consumer(kind, subject)
                     message = await heeding_cancellation(partial(self._pull, kind, min(left, PULL_SECONDS)))
             if message is not None:
                 return JetStreamDelivery(kind, message)
@@ -187,13 +182,11 @@ class JetStreamQueue:
         self._ready.add(kind)
 
     async def _pull(self, kind: str, seconds: float) -> Msg | None:
-        """Requests one message and waits for it; makes the consumer, or forgets it if it turns out to be missing.
+        """Requests one message and waits for it; forgets the consumer if it turns out to be missing.
 
         For a missing consumer an old server stays silent; for an existing one the server sends heartbeats, or ends the
         request.
         """
-        if kind not in self._ready:
-            await self._ensure_consumer(kind, self._subject(kind))
         request: dict[str, object] = {"batch": 1}
         request.update({"expires": int(seconds * 1e9)} if seconds > 0.001 else {"no_wait": True})
         silence = max(seconds, 0) + GRACE_SECONDS

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import TypeVar
 
 import nats.errors
@@ -22,7 +21,7 @@ from nats.js.api import (
     StreamConfig,
 )
 
-from services.infra.jetstream import ANSWER_SECONDS, REQUEST_SECONDS, ask, ensure_stream, heeding_cancellation
+from services.infra.jetstream import ANSWER_SECONDS, REQUEST_SECONDS, ask, ensure_stream
 from services.infra.jetstream_feed import Feed
 from services.kit import names
 from services.kit.callers import DEFAULT_PROJECT
@@ -175,8 +174,7 @@ class JetStreamRecords:
                 return
             _, subject, revision = self._tombstones.popleft()
             try:
-                purge = partial(self._js.purge_stream, self._stream, seq=revision + 1, subject=self._prefix + subject)
-                await heeding_cancellation(purge)
+                await self._js.purge_stream(self._stream, seq=revision + 1, subject=self._prefix + subject)
             except (nats.errors.Error, OSError):
                 return  # the next watch will come across it again
 

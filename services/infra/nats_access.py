@@ -1,13 +1,17 @@
 """How a process authenticates to nats-server, and which servers it trusts."""
 
+import asyncio
 import re
 import ssl
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import nats.errors
 from nats.aio.client import Client, RawCredentials
+from nats.aio.msg import Msg
 
 from services.kit.errors import Unavailable
 from services.kit.log import Log
@@ -19,7 +23,23 @@ from sightline.client.transport.reloading import ReloadingFiles
 # A TLS alert, which the server sends: `tlsv1 alert unknown ca`, `sslv3 alert certificate expired`.
 REFUSED = re.compile(r"alert.*(certificate|unknown ca)", re.IGNORECASE)
 
+T = TypeVar("T")
 _log = Log(__name__)
+
+
+async def heeding_cancellation(call: Callable[[], Awaitable[T]]) -> T:
+    """What the call returns; CancelledError if this task was cancelled meanwhile, even if the call hid it.
+
+    The client waits for replies with `asyncio.wait_for`, which before Python 3.12 swallows a cancellation that
+    coincides with the reply: the task would never end, nor would whoever waits for it.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
+    try:
+        return await call()
+    finally:
+        if task and task.cancelling() > before:
+            raise asyncio.CancelledError
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +65,14 @@ class NatsAccess:
         return f"NatsAccess(ca={self.ca}, certificate={self.certificate})"
 
 
-class EncryptedClient(Client):
+class HeedingClient(Client):
+    """A cancellation that coincides with a server's answer ends the task that asked, too."""
+
+    async def request(self, *args: Any, **options: Any) -> Msg:
+        return await heeding_cancellation(partial(super().request, *args, **options))
+
+
+class EncryptedClient(HeedingClient):
     """Each handshake uses the current files; unusable ones are ignored.
 
     It never authenticates to a server that offers no TLS: an attacker in between could have removed the offer.
@@ -128,7 +155,7 @@ def client_and_options(url: str, access: NatsAccess) -> tuple[Client, dict[str, 
     if access.user:  # nobody else may hear its answers, see sightline.local.nats_users
         prefix = f"_INBOX_{access.user}".encode()
         options |= {"user": access.user, "password": access.password, "inbox_prefix": prefix}
-    return EncryptedClient(access) if is_encrypted(url, access) else Client(), options
+    return EncryptedClient(access) if is_encrypted(url, access) else HeedingClient(), options
 
 
 def explain(problem: str) -> str:

@@ -8,9 +8,10 @@ import nats.js.errors
 import pytest
 from nats.aio.client import Client
 
-from services.infra.jetstream import ask, heeding_cancellation
+from services.infra.jetstream import ask
 from services.infra.jetstream_feed import Feed
 from services.infra.jetstream_queue import JetStreamQueue
+from services.infra.nats_access import HeedingClient, heeding_cancellation
 from services.kit.errors import Unavailable
 from tests.support.waiting import jump
 
@@ -64,21 +65,16 @@ async def test_who_waits_for_jobs_or_changes_or_restores_a_stream_heeds_it_too(
     async def missing() -> str:
         raise nats.js.errors.NoStreamResponseError
 
-    class Server:
-        is_connected, is_closed, stats = True, False, {"reconnects": 0}
-        subscribe = new_inbox = add_consumer = hidden
-
-        def jetstream(self, **_: object) -> Any:
-            return self
-
-    connection = cast(Client, Server())
+    connection = HeedingClient()
+    monkeypatch.setattr(Client, "is_connected", True)
+    monkeypatch.setattr(Client, "request", hidden)
+    monkeypatch.setattr(Client, "subscribe", lambda *_, **__: asyncio.sleep(0))
     monkeypatch.setattr(JetStreamQueue, "_pull", hidden)
-    monkeypatch.setattr(Server, "new_inbox", lambda _: "inbox")
-    monkeypatch.setattr(Server, "subscribe", lambda *_, **__: asyncio.sleep(0))
+    monkeypatch.setattr(JetStreamQueue, "_ensure_consumer", lambda *_: asyncio.sleep(0))
     calls = {
         "fetch": lambda: JetStreamQueue(connection, timedelta(seconds=1)).fetch("kind", timedelta(seconds=60)),
         "open": lambda: Feed(connection, "stream", "subject", 1.0).open(),
-        "restore": lambda: ask(connection, "it", missing, hidden, 60.0),
+        "restore": lambda: ask(connection, "it", missing, lambda: connection.request("restore"), 60.0),
     }
     task = asyncio.ensure_future(calls[what]())
     await begun.wait()
