@@ -80,11 +80,11 @@ class Queue(Protocol):
         ...
 
     async def depth(self, kind: str) -> int:
-        """How many jobs of the kind are waiting or in flight."""
+        """How many jobs of the kind are waiting or in flight; what was just published or acked may not show yet."""
         ...
 
     async def waiting(self, kind: str) -> int:
-        """How many fetches of the kind are waiting for a job, in all processes."""
+        """How many fetches of the kind are waiting for a job, in all processes; the last ones may not show yet."""
         ...
 
 

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -60,6 +60,21 @@ async def drain(queue: Queue, kind: str, wait: timedelta = BRIEFLY) -> list[byte
     return bodies
 
 
+async def has(count: Callable[[str], Awaitable[int]], kind: str, expected: int) -> None:
+    """nats-server counts a moment after it acknowledged what it counts."""
+    async with asyncio.timeout(15):
+        while await count(kind) != expected:  # noqa: ASYNC110 - the queue may be in another process
+            await asyncio.sleep(0.02)
+
+
+async def has_depth(queue: Queue, kind: str, expected: int) -> None:
+    await has(queue.depth, kind, expected)
+
+
+async def has_waiting(queue: Queue, kind: str, expected: int) -> None:
+    await has(queue.waiting, kind, expected)
+
+
 async def test_a_published_job_is_fetched_once_and_gone_after_its_ack(queue: Queue) -> None:
     await queue.publish("train", b"body")
     job = await queue.fetch("train", SOON)
@@ -69,7 +84,7 @@ async def test_a_published_job_is_fetched_once_and_gone_after_its_ack(queue: Que
     await job.ack()
     await asyncio.sleep(ACK_WAIT.total_seconds() * 1.3)
     assert await queue.fetch("train", BRIEFLY) is None
-    assert await queue.depth("train") == 0
+    await has_depth(queue, "train", 0)
 
 
 async def test_a_fetch_from_an_empty_queue_returns_nothing_after_about_the_requested_time(queue: Queue) -> None:
@@ -106,8 +121,8 @@ async def test_kinds_are_kept_apart(queue: Queue) -> None:
         await queue.publish(kind, kind.encode())
     assert await drain(queue, "train") == [b"train"]
     assert await drain(queue, "train-big") == [b"train-big"]
-    assert await queue.depth("ingest") == 1
-    assert await queue.depth("other") == 0
+    await has_depth(queue, "ingest", 1)
+    await has_depth(queue, "other", 0)
 
 
 @pytest.mark.parametrize("kind", ["", "a.b", "a b", "*", ">", "a/b", "ä"])
@@ -137,7 +152,7 @@ async def test_a_late_ack_still_removes_the_job(queue: Queue) -> None:
     assert second is not None
     await first.ack()  # its lease has expired; acks are not fenced
     await second.ack()
-    assert await queue.depth("train") == 0
+    await has_depth(queue, "train", 0)
 
 
 async def test_extending_keeps_the_job_in_flight(queue: Queue) -> None:
@@ -190,9 +205,9 @@ async def test_an_unsettled_job_becomes_poison_after_five_deliveries_and_stays(q
     job = await queue.fetch("train", SOON)
     assert job is not None
     assert is_poison(job)
-    assert await queue.depth("train") == 1
+    await has_depth(queue, "train", 1)
     await job.ack()
-    assert await queue.depth("train") == 0
+    await has_depth(queue, "train", 0)
 
 
 async def test_a_reused_dedup_id_publishes_nothing_even_after_the_ack(queue: Queue) -> None:
@@ -216,30 +231,24 @@ async def test_the_double_forgets_a_dedup_id_after_two_minutes() -> None:
 
 
 async def test_depth_counts_the_waiting_jobs_and_those_in_flight(queue: Queue) -> None:
-    assert await queue.depth("train") == 0
+    await has_depth(queue, "train", 0)
     for i in range(3):
         await queue.publish("train", str(i).encode())
-    assert await queue.depth("train") == 3
+    await has_depth(queue, "train", 3)
     job = await queue.fetch("train", SOON)
     assert job is not None
-    assert await queue.depth("train") == 3
+    await has_depth(queue, "train", 3)
     await job.ack()
-    assert await queue.depth("train") == 2
-
-
-async def wait_for_waiting(queue: Queue, kind: str, count: int) -> None:
-    async with asyncio.timeout(15):
-        while await queue.waiting(kind) != count:  # noqa: ASYNC110 - the queue may be in another process
-            await asyncio.sleep(0.02)
+    await has_depth(queue, "train", 2)
 
 
 async def test_waiting_counts_the_fetches_of_a_kind_that_have_no_job_yet(queue: Queue) -> None:
     assert await queue.waiting("train") == 0
     fetching = {asyncio.create_task(queue.fetch("train", timedelta(seconds=30))) for _ in range(2)}
-    await wait_for_waiting(queue, "train", 2)
+    await has_waiting(queue, "train", 2)
     assert await queue.waiting("ingest") == 0
     await queue.publish("train", b"1")
-    await wait_for_waiting(queue, "train", 1)
+    await has_waiting(queue, "train", 1)
     done, left = await asyncio.wait(fetching, return_when=asyncio.FIRST_COMPLETED)
     for fetched in done:
         job = fetched.result()
@@ -248,7 +257,7 @@ async def test_waiting_counts_the_fetches_of_a_kind_that_have_no_job_yet(queue: 
     for fetch in left:
         fetch.cancel()
     await asyncio.gather(*left, return_exceptions=True)
-    await wait_for_waiting(queue, "train", 0)
+    await has_waiting(queue, "train", 0)
 
 
 async def test_consumers_share_the_jobs_and_each_is_done_once(queue: Queue) -> None:
@@ -334,7 +343,7 @@ async def test_a_killed_server_loses_no_acknowledged_write_and_work_continues(
     assert {name: found.revision for name in written if (found := view.find(name))} == written
     assert len(view.all()) == 200
     await drain(queue, "train", ACK_WAIT * 2)  # acks that the crash lost
-    assert await queue.depth("train") == 0
+    await has_depth(queue, "train", 0)
 
 
 async def test_a_deleted_stream_is_recreated_by_publish_and_by_fetch(own_connection: Client) -> None:
@@ -357,7 +366,7 @@ async def test_a_deleted_stream_is_recreated_by_publish_and_by_fetch(own_connect
     assert job.body == b"3"
 
     await js.delete_stream(STREAM)
-    assert await queue.depth("train") == 0
+    await has_depth(queue, "train", 0)
     await js.delete_stream(STREAM)
     assert await queue.fetch("train", timedelta(seconds=4)) is None
     assert (await js.consumer_info(STREAM, "train")).config.ack_wait == ACK_WAIT.total_seconds()
@@ -390,7 +399,7 @@ async def test_during_an_outage_fetch_returns_nothing_and_publish_raises(
 async def test_an_existing_consumer_gets_a_new_ack_wait_and_keeps_its_jobs(own_connection: Client) -> None:
     await JetStreamQueue(own_connection, timedelta(seconds=30)).publish("train", b"1")
     await JetStreamQueue(own_connection, timedelta(seconds=30)).fetch("other", NOW)
-    assert await JetStreamQueue(own_connection, timedelta(seconds=30)).depth("train") == 1
+    await has_depth(JetStreamQueue(own_connection, timedelta(seconds=30)), "train", 1)
     queue = JetStreamQueue(own_connection, ack_wait=ACK_WAIT)
     assert await drain(queue, "train") == [b"1"]
     info = await own_connection.jetstream().consumer_info(STREAM, "train")
