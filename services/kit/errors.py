@@ -149,7 +149,8 @@ class UnreadableUri(InvalidArgument):
 
     reason = "InvalidUri"
     template = (
-        "{uri!r}: {problem}. Nothing outside the store is read: upload the file, then name it as s3://{bucket}/KEY."
+        "{field}: {uri!r}: {problem}. Nothing outside the store is read: upload the file, then name it as"
+        " s3://{bucket}/KEY."
     )
 
 

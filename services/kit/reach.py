@@ -37,22 +37,22 @@ class Reach:
             opened.append((before, after))
         return cls(tuple(opened))
 
-    def key(self, uri: str, bucket: str, project: str) -> str:
+    def key(self, uri: str, bucket: str, project: str, field: str = "uri") -> str:
         """The key in a uri of the project's caller; UnreadableUri, which is the same whether or not there is a blob."""
-        key = from_uri(uri, bucket)
+        key = from_uri(uri, bucket, field)
         if not self.has(key, project):
-            raise UnreadableUri(uri=uri, problem=_ELSEWHERE, bucket=bucket)
+            raise UnreadableUri(field=field, uri=uri, problem=_ELSEWHERE, bucket=bucket)
         return key
 
-    def folder(self, uri: str, bucket: str, project: str, *, to_write: bool = False) -> str:
+    def folder(self, uri: str, bucket: str, project: str, field: str = "uri", *, to_write: bool = False) -> str:
         """The prefix in a uri of the project's caller, with its last slash; UnreadableUri unless all below is open.
 
         To write, uploads are not: what they contain is what their digests say.
         """
-        key = from_uri(uri.rstrip("/"), bucket) + "/"
+        key = from_uri(uri.rstrip("/"), bucket, field) + "/"
         if not (self._opens(key, project) if to_write else self.has(key, project)):
             problem = "it is not below a prefix that is open for results" if to_write else _ELSEWHERE
-            raise UnreadableUri(uri=uri, problem=problem, bucket=bucket)
+            raise UnreadableUri(field=field, uri=uri, problem=problem, bucket=bucket)
         return key
 
     def has(self, key: str, project: str = DEFAULT_PROJECT) -> bool:

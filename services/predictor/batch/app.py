@@ -82,7 +82,7 @@ class BatchPredictions:
             problem = "set it or dataset_name, and not both: they say which images to predict."
             raise InvalidRequest(field="batch_prediction.input_uri_prefix", problem=problem)
         options = new.score_threshold, new.max_results, new.use_suggested_thresholds
-        ImageQuery(new.model_name, None, "", *options).check()
+        ImageQuery(new.model_name, None, "", *options).check("batch_prediction.")
         name, uid = own(COLLECTION, new.id), new_uid()
         made = await create_once(
             self.batches,
@@ -136,7 +136,8 @@ class BatchPredictions:
             return source, dataset.image_count
         if not new.input_uri_prefix:
             return Source(), 0
-        prefix = self.settings.reach.folder(new.input_uri_prefix, self.blobs.bucket, acting_project())
+        field = "batch_prediction.input_uri_prefix"
+        prefix = self.settings.reach.folder(new.input_uri_prefix, self.blobs.bucket, acting_project(), field)
         enough = self.settings.max_batch_images if self.quotas.limits_compute(acting_project()) else 1
         count = await count_images(self.blobs, prefix, enough)
         if not count:
@@ -145,14 +146,15 @@ class BatchPredictions:
 
     async def _output(self, uri: str) -> str:
         """The prefix of the result files; nothing is below it, and no other batch prediction writes there."""
-        prefix = self.settings.outputs.folder(uri, self.blobs.bucket, acting_project(), to_write=True)
+        field = "batch_prediction.output_uri_prefix"
+        prefix = self.settings.outputs.folder(uri, self.blobs.bucket, acting_project(), field, to_write=True)
         taken = any(found.value.output == prefix and not found.value.ended for found in self.batches.view.all())
         async for _ in self.blobs.list(prefix):
             taken = True
             break
         if taken:
             problem = f"there is something below {uri} already; results never replace files: choose another prefix."
-            raise InvalidRequest(field="batch_prediction.output_uri_prefix", problem=problem)
+            raise InvalidRequest(field=field, problem=problem)
         return prefix
 
     async def get(self, name: str) -> Versioned[BatchRecord]:
