@@ -74,5 +74,5 @@ def _names(message: Descriptor, depth: int = MAX_DEPTH) -> Iterator[str]:
         inner = None if field.is_repeated or not depth else field.message_type
         if inner and inner.file.package.startswith("sightline"):
             yield from (f"{field.name}.{path}" for path in _names(inner, depth - 1))
-        elif not field.is_repeated and field.GetOptions().HasExtension(resource_pb2.resource_reference):
+        elif not field.is_repeated and field.GetOptions().HasExtension(resource_pb2.resource_reference):  # pyright: ignore[reportArgumentType] - generated stubs differ
             yield field.name
