@@ -187,6 +187,15 @@ async def test_an_image_that_is_too_large_is_refused():
     assert response.json()["error"]["code"] == "MessageTooLarge"
 
 
+async def test_the_file_of_a_form_is_the_image_whatever_text_comes_before_it():
+    body = form("abc").replace(b'name="note"\r\n\r\n', b'name="note"\r\n\r\nan owl')
+    body = body.replace(b'name="imageData"', b'name="imageData"; filename="owl.jpg"')
+    async with front({"AnalyzeImage": lambda request: tags(owl=0.75)}) as gateway:
+        headers = {"Content-Type": "multipart/form-data; boundary=abc"}
+        await gateway("POST", f"{ANALYZE}&model-name=birds", content=body, headers=headers)
+    assert gateway.requests("AnalyzeImage")[0].image == IMAGE
+
+
 @pytest.mark.parametrize("body", [form("abc", b""), b"", b"--abc\r\nno form at all"])
 async def test_a_form_without_an_image_is_refused(body: bytes):
     async with front({}) as gateway:
