@@ -6,7 +6,7 @@ from typing import Self
 
 from services.kit.blobs import check_key, from_uri
 from services.kit.callers import DEFAULT_PROJECT
-from services.kit.errors import UnreadableUri
+from services.kit.errors import UnreadableUri, UnwritableUri
 from services.kit.names import PROJECTS, is_project, root
 
 UPLOADS = "uploads"
@@ -50,9 +50,10 @@ class Reach:
         To write, uploads are not: what they contain is what their digests say.
         """
         key = from_uri(uri.rstrip("/"), bucket, field) + "/"
-        if not (self._opens(key, project) if to_write else self.has(key, project)):
-            problem = "it is not below a prefix that is open for results" if to_write else _ELSEWHERE
-            raise UnreadableUri(field=field, uri=uri, problem=problem, bucket=bucket)
+        if to_write and not self._opens(key, project):
+            raise UnwritableUri(field=field, uri=uri, problem="it is not below a prefix that is open for results")
+        if not to_write and not self.has(key, project):
+            raise UnreadableUri(field=field, uri=uri, problem=_ELSEWHERE, bucket=bucket)
         return key
 
     def has(self, key: str, project: str = DEFAULT_PROJECT) -> bool:

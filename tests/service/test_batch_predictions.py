@@ -265,16 +265,26 @@ async def test_the_same_request_id_returns_the_first_one_and_another_is_refused(
         await batches.put(photos(1))
         first = await batches.create(request_id="r1")
         assert (await batches.create(request_id="r1")).value == first.value
-        with pytest.raises(AlreadyExists):
+        with pytest.raises(AlreadyExists) as refused:
             await batches.create(request_id="r2")
+    assert (refused.value.reason, refused.value.resource_type) == ("AlreadyExists", "batchPrediction")
 
 
 async def test_validate_only_creates_nothing() -> None:
     async with running(Batches()) as batches:
         await batches.put(photos(1))
         assert (await batches.create(validate_only=True)).revision == 0
-        with pytest.raises(NotFound):
+        with pytest.raises(NotFound) as missing:
             await batches.get()
+    assert (missing.value.reason, missing.value.resource_type) == ("NotFound", "batchPrediction")
+
+
+async def test_a_result_file_that_is_not_there_is_named() -> None:
+    async with running(Batches()) as batches:
+        await batches.put(photos(1))
+        await batches.create()
+        with pytest.raises(NotFound, match=r"has no file 'results\.csv'; its result_files"):
+            await batches.file("results.csv")
 
 
 async def test_before_the_upload_everything_but_the_images_is_checked() -> None:

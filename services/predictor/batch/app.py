@@ -12,12 +12,14 @@ from services.kit.callers import acting_project
 from services.kit.clock import Clock
 from services.kit.collection import Collection, create_once
 from services.kit.errors import (
-    AlreadyExists,
+    BatchPredictionAlreadyExists,
+    BatchPredictionNotFound,
     DatasetNotFound,
     DatasetNotReady,
     EtagMismatch,
     InvalidRequest,
     NotFound,
+    ResultFileNotFound,
     WrongState,
 )
 from services.kit.jobs import announce
@@ -88,7 +90,7 @@ class BatchPredictions:
             self.batches,
             name,
             new.request_id,
-            AlreadyExists(name=name),
+            BatchPredictionAlreadyExists(name=name),
             lambda: self._checked(name, uid, new),
             create=self.quotas.create,
             validate_only=validate_only,
@@ -201,10 +203,10 @@ class BatchPredictions:
             yield found
             if found.value.ended:
                 return
-        raise NotFound(name=name)
+        raise BatchPredictionNotFound(name=name)
 
     async def read_file(self, name: str, file_name: str, offset: int) -> AsyncGenerator[bytes]:
-        """A result file's content from the offset on; NotFound if there is no such file."""
+        """A result file's content from the offset on; ResultFileNotFound."""
         if offset < 0:
             raise InvalidRequest(field="offset", problem=f"{offset} is negative")
         output = _output_of((await self.get(name)).value, file_name)
@@ -217,7 +219,7 @@ def _output_of(record: BatchRecord, file_name: str) -> Output:
     for output in record.outputs:
         if output.file_name == file_name and not record.is_deleting:
             return output
-    raise NotFound(name=f"{record.name}: {file_name}")
+    raise ResultFileNotFound(name=record.name, file_name=file_name)
 
 
 def _draft(
