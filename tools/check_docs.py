@@ -1,4 +1,4 @@
-"""Check the docs: the README is short enough, relative links work, and every `make` task they name exists."""
+"""Check the docs: the README is short, relative links work, tables have headings, every `make` task named exists."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"!?\[[^\]]*\]\(\s*<?([^)\s>]+)>?[^)]*\)")
 HEADING = re.compile(r"^#{1,6}\s+(.*?)\s*$", re.MULTILINE)
 CODE = re.compile(r"^```.*?^```|`[^`\n]+`", re.MULTILINE | re.DOTALL)
+TABLE = re.compile(r"^(?!\|).*\n(\|[-:| ]*-[-:| ]*\|)$", re.MULTILINE)  # without a heading right above its rule
 TASK = re.compile(r"(?:^|[`;&$]\s*|\n\s*)make((?: +[A-Za-z][\w=-]*)+)")
 TARGET = re.compile(r"^([a-z][a-z-]*):", re.MULTILINE)
 
@@ -39,6 +40,8 @@ def check(root: Path, documents: list[Path]) -> Iterator[str]:
         for link in LINK.findall(FENCE.sub("", text)):
             if fault := _broken(document, link):
                 yield f"{name}: link to {link}: {fault}"
+        for rule in TABLE.findall(FENCE.sub("", text)):
+            yield f"{name}: the table with the rule {rule} has no heading right above it"
         for task in sorted(_tasks(text) - targets):
             yield f"{name}: names `make {task}`, which the Makefile does not have"
 

@@ -175,9 +175,9 @@ class Datasets:
                 setting = "SIGHTLINE_MAX_COCO_BYTES"
                 raise QuotaExceeded(subject=f"bytes of {uri}", value=info.size_bytes, limit=limit, setting=setting)
 
-    async def get(self, name: str) -> Versioned[DatasetRecord]:
+    async def get(self, name: str, field: str = "name") -> Versioned[DatasetRecord]:
         """The current dataset; DatasetNotFound."""
-        parse(name, COLLECTION)
+        parse(name, COLLECTION, field=field)
         return await self._datasets.get(name)
 
     async def categories(self, record: DatasetRecord) -> tuple[Category, ...]:
@@ -251,7 +251,7 @@ class Datasets:
 
         DatasetNotFound, also if it is deleted meanwhile; InvalidRequest for a version that it does not have.
         """
-        record = (await self.get(name)).value
+        record = (await self.get(name, "parent")).value
         key = _manifest_key(record, version)
         try:
             async for piece in read_images(self._blobs, name, key, after, annotations_only=annotations_only):
@@ -266,7 +266,7 @@ class Datasets:
         self, name: str, page_size: int, page_token: str, severity: Severity | None, codes: Sequence[str]
     ) -> tuple[list[Finding], str]:
         """A page of findings, worst first, and the next page's token; empty until validation has ended."""
-        record = (await self.get(name)).value
+        record = (await self.get(name, "parent")).value
         size, wanted = check_page_size(page_size), frozenset(codes)
         if len(wanted) > MAX_CODES:
             raise InvalidRequest(field="codes", problem=f"{len(wanted)} codes are more than {MAX_CODES}.")

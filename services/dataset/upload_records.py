@@ -81,7 +81,8 @@ def upload_of(key: str) -> str:
     """The name of the upload that a blob is in; empty if it is in none."""
     project, local = names.split(key)
     parts = local.split("/")
-    return names.root(project) + "/".join(parts[:2]) if parts[0] == UPLOADS and len(parts) > 2 else ""
+    is_in_one = parts[0] == UPLOADS and len(parts) > 2 and names.is_id(parts[1])
+    return names.root(project) + "/".join(parts[:2]) if is_in_one else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,14 +30,14 @@ class BlobUris:
             pairs.append((blob.rstrip("/") + "/", f"{STORE}{store.rstrip('/')}/"))
         return cls(tuple(sorted(pairs, key=lambda pair: len(pair[0]), reverse=True)))
 
-    def to_store(self, uri: str) -> str:
-        """Where in the store the URI leads; UnreadableUri."""
+    def to_store(self, uri: str, field: str = "url") -> str:
+        """Where in the store the URI leads; UnreadableUri, which names the field."""
         if uri.startswith(STORE):
             return uri
         try:
             parts = urlsplit(uri)
         except ValueError:
-            raise UnreadableUri(uri=uri, problem="it is malformed", bucket="BUCKET") from None
+            raise UnreadableUri(field=field, uri=uri, problem="it is malformed", bucket="BUCKET") from None
         plain = f"{parts.scheme.lower()}://{parts.netloc.lower()}{parts.path}"
         for blob, store in self.table:
             head, _, path = blob.partition("://")[2].partition("/")
@@ -45,6 +45,7 @@ class BlobUris:
             if plain.startswith(prefix):
                 return store + unquote(plain.removeprefix(prefix))
         raise UnreadableUri(
+            field=field,
             uri=uri,
             problem="no entry of SIGHTLINE_BLOB_PREFIXES says where in the store this is",
             bucket="BUCKET",

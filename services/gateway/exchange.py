@@ -9,6 +9,7 @@ from services.gateway.fields import Fields, read_json
 from services.gateway.media import Media, medium
 from services.gateway.settings import GatewaySettings
 from services.gateway.upstream import Session
+from services.kit.errors import InvalidRequest
 from sightline.v1.prediction_service_pb2 import AnalyzeImageRequest
 
 SPARE_BYTES = 4096  # for the frame of a form around an image
@@ -44,7 +45,11 @@ class Exchange:
         return self._query.get(name.lower(), [])
 
     async def bytes(self, limit: int) -> bytes:
-        """The body."""
+        """The body; InvalidRequest if it is compressed, as its size would then say nothing."""
+        encoding = self.request.headers.get("content-encoding", "").strip().lower()
+        if encoding not in ("", "identity"):
+            problem = f"{encoding[:40]!r} is not accepted; send the body uncompressed"
+            raise InvalidRequest(field="content-encoding", problem=problem)
         body: Body = self.request.state.body
         return await body.read(limit)
 

@@ -32,9 +32,10 @@ class Media:
 
     @property
     def image(self) -> bytes:
-        """The image, of a form the first part that is not empty; InvalidRequest if there is none."""
-        if found := next((part.content for part in self.parts if part.content), None):
-            return bytes(found)
+        """The image, of a form its first file, or else the first part that is not empty; InvalidRequest without one."""
+        present = [part for part in self.parts if part.content]
+        for part in sorted(present, key=lambda part: not part.file_name):
+            return bytes(part.content)
         raise InvalidRequest(field="body", problem="there is no image in it")
 
 

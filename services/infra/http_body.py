@@ -1,6 +1,7 @@
 """How the body of an HTTP request arrives: within a size, a time, and the bytes that the server may hold."""
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 from services.infra.admission import Admission, Place
@@ -10,6 +11,34 @@ from services.kit.errors import InvalidRequest, MessageTooLarge, RequestTimedOut
 from services.kit.telemetry import Telemetry
 
 Scope = dict[str, Any]
+LINGER_BYTES = 64 * 1024 * 1024  # larger than any honest image
+LINGER_IDLE_SECONDS = 2.0
+
+
+class Arrival:
+    """What arrives of a request's body, whoever reads it; `receive` is ASGI's."""
+
+    def __init__(self, scope: Scope, receive: Any) -> None:
+        self._receive = receive
+        self.ended = _announced(scope) == 0
+
+    async def receive(self) -> Any:
+        """The next message."""
+        message = await self._receive()
+        self.ended = not message.get("more_body", False)
+        return message
+
+    async def discard(self, seconds: float) -> None:
+        """Forgets the rest of the body, unless it takes longer, pauses, or is larger than LINGER_BYTES.
+
+        A connection that closes while the client still sends is reset, and few clients then see their response.
+        """
+        left = LINGER_BYTES
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not self.ended and left > 0:
+                    async with asyncio.timeout(LINGER_IDLE_SECONDS):
+                        left -= len((await self.receive()).get("body", b""))
 
 
 class Body:

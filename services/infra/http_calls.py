@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from services.infra import http_metrics, projects
 from services.infra.admission import Admission, Place
 from services.infra.auth import Guard
-from services.infra.http_body import Body, Scope
+from services.infra.http_body import Arrival, Body, Scope
 from services.infra.limits import Limits
 from services.kit import callers, log, tracing
 from services.kit.errors import Draining, Internal, RequestTimedOut, SightlineError
@@ -102,7 +102,8 @@ class HttpCalls:
         request = _Request(scope, _request_id(scope))
         log.request_id.set(request.request_id)
         with self._telemetry.tracer.span(_method(scope), kind=SpanKind.SERVER, parent=_sender(scope)) as span:
-            await self._handle(request, receive, _watched(request, send))
+            arrival = Arrival(scope, receive)
+            await self._handle(request, arrival.receive, _watched(request, arrival, send, self._limits.request_seconds))
             self._describe(request, span)
 
     async def _handle(self, request: _Request, receive: Receive, watched: Send) -> None:
@@ -185,14 +186,21 @@ async def answer_probe(scope: Scope, send: Send, *, is_ready: bool) -> None:
     await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
 
-def _watched(request: _Request, send: Send) -> Send:
-    """Sends, with the request's id in the headers, and notes the status."""
+def _watched(request: _Request, arrival: Arrival, send: Send, seconds: float) -> Send:
+    """Sends, with the request's id in the headers, and notes the status.
+
+    A response that does not need the rest of the request ends once that has come, or the seconds are over.
+    """
     extra = [(REQUEST_ID.encode(), request.request_id.encode()), (b"x-content-type-options", b"nosniff")]
 
     async def watched(message: dict[str, Any]) -> None:
         if message["type"] == "http.response.start":
             request.status = message["status"]
             message = message | {"headers": [*message.get("headers", ()), *extra]}
+        elif not message.get("more_body", False) and not arrival.ended:
+            await send(message | {"more_body": True})
+            await arrival.discard(seconds)
+            message = {"type": "http.response.body"}
         await send(message)
 
     return watched

@@ -90,23 +90,28 @@ def to_uri(bucket: str, key: str) -> str:
     return f"s3://{bucket}/{key}"
 
 
-def from_uri(uri: str, bucket: str) -> str:
+def from_uri(uri: str, bucket: str, field: str = "uri") -> str:
     """The key in a caller's uri; UnreadableUri unless it is `s3://{bucket}/KEY` with a legal key."""
+    if problem := _fault_of_uri(uri, bucket):
+        raise UnreadableUri(field=field, uri=uri, problem=problem, bucket=bucket)
+    return uri.removeprefix(to_uri(bucket, ""))
+
+
+def _fault_of_uri(uri: str, bucket: str) -> str:
     scheme, separator, rest = uri.partition("://")
-    if not separator:
-        raise UnreadableUri(uri=uri, problem="it has no scheme", bucket=bucket)
-    if scheme != "s3":
-        raise UnreadableUri(uri=uri, problem=f"the scheme {scheme!r} is not s3", bucket=bucket)
     found, _, key = rest.partition("/")
+    if not separator:
+        return "it has no scheme"
+    if scheme != "s3":
+        return f"the scheme {scheme!r} is not s3"
     if "@" in found:
-        raise UnreadableUri(uri=uri, problem="it has a user or a password, which are not needed", bucket=bucket)
+        return "it has a user or a password, which are not needed"
     if _SIGNED.search(key):
-        raise UnreadableUri(uri=uri, problem="it is presigned, which is not needed; leave out its `?…`", bucket=bucket)
+        return "it is presigned, which is not needed; leave out its `?…`"
     if found != bucket:
-        raise UnreadableUri(uri=uri, problem=f"the bucket {found!r} is not the store's", bucket=bucket)
-    if fault := fault_of_key(key):
-        raise UnreadableUri(uri=uri, problem=f"its key {fault}", bucket=bucket)
-    return key
+        return f"the bucket {found!r} is not the store's"
+    fault = fault_of_key(key)
+    return f"its key {fault}" if fault else ""
 
 
 async def delete_prefix(blobs: Blobs, prefix: str) -> int:

@@ -2,15 +2,15 @@
 
     SightlineError
     ├── InvalidArgument (INVALID_ARGUMENT)
-    │   ├── InvalidRequest, InvalidName, InvalidPageToken, UnreadableUri
+    │   ├── InvalidRequest, InvalidName, InvalidPageToken, UnreadableUri (UnwritableUri)
     │   ├── DatasetInvalidAnnotationUri, IncorrectModelKind, DatasetAnnotationsInvalid, DatasetEmpty
     │   ├── CategoriesUnknown
     │   └── InvalidImage: InvalidImageFormat, InvalidImageSize
     ├── AlreadyExists (ALREADY_EXISTS): DatasetAlreadyExists, ModelAlreadyExists, EvaluationAlreadyExists, RecordExists,
-    │   UploadAlreadyExists, FileAlreadyExists
+    │   UploadAlreadyExists, FileAlreadyExists, BatchPredictionAlreadyExists
     ├── NotFound (NOT_FOUND): DatasetNotFound, ModelNotFound (ModelAliasNotFound), ModelVersionNotFound,
     │   TrialNotFound, EvaluationNotFound, EstimateNotFound, ExportNotFound, RecordNotFound, BlobNotFound,
-    │   UploadNotFound
+    │   UploadNotFound, BatchPredictionNotFound (ResultFileNotFound)
     ├── FailedPrecondition (FAILED_PRECONDITION)
     │   ├── NotEnoughBudget, ModelNotReady, DatasetNotReady, DatasetInUse, ModelInUse, NothingToRollBack, WrongState,
     │   │   StoreRefused, BlobDamaged
@@ -149,15 +149,22 @@ class UnreadableUri(InvalidArgument):
 
     reason = "InvalidUri"
     template = (
-        "{uri!r}: {problem}. Nothing outside the store is read: upload the file, then name it as s3://{bucket}/KEY."
+        "{field}: {uri!r}: {problem}. Nothing outside the store is read: upload the file, then name it as"
+        " s3://{bucket}/KEY."
     )
+
+
+class UnwritableUri(UnreadableUri):
+    """A uri below which callers may not have results written."""
+
+    template = "{field}: {uri!r}: {problem}. Leave it out, or ask the operator for SIGHTLINE_OPEN_OUTPUT_PREFIXES."
 
 
 class DatasetInvalidAnnotationUri(InvalidArgument):
     """An annotation file's uri does not lead to an object in the store."""
 
     reason = "DatasetInvalidAnnotationUri"
-    template = "annotation_file_uris: {uri!r}: {problem}"
+    template = "dataset.annotation_file_uris: {uri!r}: {problem}"
     field_name = "dataset.annotation_file_uris"
 
 
@@ -245,6 +252,12 @@ class EvaluationAlreadyExists(AlreadyExists):
     resource_type = "evaluation"
 
 
+class BatchPredictionAlreadyExists(AlreadyExists):
+    """The id of a new batch prediction is in use."""
+
+    resource_type = "batchPrediction"
+
+
 class UploadAlreadyExists(AlreadyExists):
     """The id is that of an upload which the caller may not add to, or remove."""
 
@@ -273,6 +286,18 @@ class NotFound(SightlineError):
     code = Code.NOT_FOUND
     reason = "NotFound"
     template = "{name} does not exist."
+
+
+class BatchPredictionNotFound(NotFound):
+    """There is no such batch prediction."""
+
+    resource_type = "batchPrediction"
+
+
+class ResultFileNotFound(BatchPredictionNotFound):
+    """The batch prediction has no such file, or not yet."""
+
+    template = "{name} has no file {file_name!r}; its result_files, once it has ended, are what it has."
 
 
 class DatasetNotFound(NotFound):

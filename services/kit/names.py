@@ -20,9 +20,14 @@ _ALIAS = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 def check_id(value: str, field: str) -> str:
     """The id itself; InvalidName with the field and the expected form."""
-    if not _ID.fullmatch(value):
+    if not is_id(value):
         raise InvalidName(field=field, value=value, expected=f"letters, digits, '.', '_' or '-' as in {ID_PATTERN}")
     return value
+
+
+def is_id(value: str) -> bool:
+    """Whether a resource can have this id."""
+    return bool(_ID.fullmatch(value))
 
 
 def is_project(value: str) -> bool:
@@ -80,7 +85,7 @@ def check_alias(name: str, field: str = "name") -> str:
     local = split(name)[1]
     model, mark, alias = local.rpartition(ALIAS_MARK)
     collection, _, id_ = model.partition("/")
-    if not (mark and collection == "models" and _ID.fullmatch(id_) and _ALIAS.fullmatch(alias)):
+    if not (mark and collection == "models" and is_id(id_) and _ALIAS.fullmatch(alias)):
         expected = "models/{model}@{alias}, the alias of lower-case letters, digits and '-', at most 63"
         raise InvalidName(field=field, value=local, expected=expected)
     return name

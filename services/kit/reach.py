@@ -6,7 +6,7 @@ from typing import Self
 
 from services.kit.blobs import check_key, from_uri
 from services.kit.callers import DEFAULT_PROJECT
-from services.kit.errors import UnreadableUri
+from services.kit.errors import UnreadableUri, UnwritableUri
 from services.kit.names import PROJECTS, is_project, root
 
 UPLOADS = "uploads"
@@ -37,22 +37,23 @@ class Reach:
             opened.append((before, after))
         return cls(tuple(opened))
 
-    def key(self, uri: str, bucket: str, project: str) -> str:
+    def key(self, uri: str, bucket: str, project: str, field: str = "uri") -> str:
         """The key in a uri of the project's caller; UnreadableUri, which is the same whether or not there is a blob."""
-        key = from_uri(uri, bucket)
+        key = from_uri(uri, bucket, field)
         if not self.has(key, project):
-            raise UnreadableUri(uri=uri, problem=_ELSEWHERE, bucket=bucket)
+            raise UnreadableUri(field=field, uri=uri, problem=_ELSEWHERE, bucket=bucket)
         return key
 
-    def folder(self, uri: str, bucket: str, project: str, *, to_write: bool = False) -> str:
+    def folder(self, uri: str, bucket: str, project: str, field: str = "uri", *, to_write: bool = False) -> str:
         """The prefix in a uri of the project's caller, with its last slash; UnreadableUri unless all below is open.
 
         To write, uploads are not: what they contain is what their digests say.
         """
-        key = from_uri(uri.rstrip("/"), bucket) + "/"
-        if not (self._opens(key, project) if to_write else self.has(key, project)):
-            problem = "it is not below a prefix that is open for results" if to_write else _ELSEWHERE
-            raise UnreadableUri(uri=uri, problem=problem, bucket=bucket)
+        key = from_uri(uri.rstrip("/"), bucket, field) + "/"
+        if to_write and not self._opens(key, project):
+            raise UnwritableUri(field=field, uri=uri, problem="it is not below a prefix that is open for results")
+        if not to_write and not self.has(key, project):
+            raise UnreadableUri(field=field, uri=uri, problem=_ELSEWHERE, bucket=bucket)
         return key
 
     def has(self, key: str, project: str = DEFAULT_PROJECT) -> bool:

@@ -22,7 +22,7 @@ from services.kit.accounts import Accounts
 from services.kit.blobs import Blobs
 from services.kit.clock import SystemClock
 from services.kit.collection import Collection
-from services.kit.errors import NotFound, Unavailable
+from services.kit.errors import BatchPredictionNotFound, Unavailable
 from services.kit.holds import Holds
 from services.kit.log import Log
 from services.kit.records import Table
@@ -213,7 +213,7 @@ async def _keep_available(
     while True:
         try:
             async with open_broker(settings, "predictor", telemetry) as (records, queue):
-                collection = Collection(records, BatchRecord, NotFound, COLLECTION)
+                collection = Collection(records, BatchRecord, BatchPredictionNotFound, COLLECTION)
                 accounts = Accounts(records, SERVICE, {COLLECTION: collection.view}, (TRAINER,))
                 quotas = Quotas(collection, accounts, limits_of(settings), clock)
                 holding = Holding(Holds(records), datasets, clock)

@@ -193,6 +193,7 @@ class Predictor:
             data, file = await self._image(query)
             async with self._cache.use(await self._bundle(query)) as model:
                 runner = model.runner
+                explanation.check_tag(runner.card, tag)  # before the image costs anything
                 made = await self._decoded(
                     runner, data, file, deadline, partial(explanation.inputs_of, arrange=runner.arrange)
                 )

@@ -148,19 +148,22 @@ class ImageQuery:
     no_feedback: bool = False  # the image must not be kept
     file: str = "image"  # what error messages call the image's bytes
 
-    def check(self) -> None:
-        """InvalidRequest unless the values are in range and at most one kind of threshold is set."""
+    def check(self, path: str = "") -> None:
+        """InvalidRequest unless the values are in range and at most one kind of threshold is set.
+
+        `path` leads to the fields in the request.
+        """
         threshold, limit = self.score_threshold, self.max_results
         if threshold is not None and not (math.isfinite(threshold) and 0 <= threshold <= 1):
-            raise InvalidRequest(field="score_threshold", problem=f"{threshold:g} is outside 0..1")
+            raise InvalidRequest(field=f"{path}score_threshold", problem=f"{threshold:g} is outside 0..1")
         if limit is not None and not 1 <= limit <= MAX_MAX_RESULTS:
-            raise InvalidRequest(field="max_results", problem=f"{limit} is outside 1..{MAX_MAX_RESULTS}")
+            raise InvalidRequest(field=f"{path}max_results", problem=f"{limit} is outside 1..{MAX_MAX_RESULTS}")
         if threshold is not None and self.use_suggested_thresholds:
             raise InvalidRequest(
-                field="use_suggested_thresholds", problem="score_threshold is set too; set one of them"
+                field=f"{path}use_suggested_thresholds", problem="score_threshold is set too; set one of them"
             )
         if self.coverage is not None and not 0 < self.coverage < 1:
-            raise InvalidRequest(field="coverage", problem=f"{self.coverage:g} is not above 0 and below 1")
+            raise InvalidRequest(field=f"{path}coverage", problem=f"{self.coverage:g} is not above 0 and below 1")
 
 
 @dataclass(frozen=True, slots=True)

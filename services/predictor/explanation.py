@@ -79,13 +79,17 @@ def inputs_of(decoded: Decoded, arrange: Callable[[Decoded], Prepared]) -> Input
     )
 
 
-def label_of(card: ModelCard, output: RawOutput, tag: str) -> int:
-    """The index of the tag, by default of the most confident one; InvalidRequest."""
+def check_tag(card: ModelCard, tag: str) -> None:
+    """InvalidRequest if the model has no such tag; none is named by an empty one."""
     names = [category.name for category in card.categories]
+    if tag and tag not in names:
+        raise InvalidRequest(field="tag", problem=f"the model has no {tag!r}, only {', '.join(names[:20])}")
+
+
+def label_of(card: ModelCard, output: RawOutput, tag: str) -> int:
+    """The index of the tag, which the model has; by default that of the most confident one. InvalidRequest."""
     if tag:
-        if tag not in names:
-            raise InvalidRequest(field="tag", problem=f"the model has no {tag!r}, only {', '.join(names[:20])}")
-        return names.index(tag)
+        return [category.name for category in card.categories].index(tag)
     if not isinstance(output, ImageDetections):
         return int(output.argmax())
     if not len(output.scores):

@@ -10,7 +10,7 @@ from grpc import aio
 from services.kit import caller_fields, names
 from services.kit.callers import current
 from services.kit.clock import Clock
-from services.kit.errors import InvalidRequest, Unavailable
+from services.kit.errors import Unavailable
 from services.kit.records import Versioned
 from services.trainer import estimate_wire, evaluation_wire, export_wire, trial_wire, wire
 from services.trainer.app import Models
@@ -223,8 +223,6 @@ class ProjectServicer(ProjectServiceServicer):
 
 
 def _model_name(name: str, field: str = "name") -> str:
-    if not name:
-        raise InvalidRequest(field=field, problem="name the model as models/{model}.")
     names.parse(name, "models", field=field)
     return name
 

@@ -91,7 +91,7 @@ def _span(given: Duration, field: str) -> timedelta:
     """A time in whole microseconds, rounded down; InvalidRequest out of range."""
     microseconds = given.seconds * 1_000_000 + given.nanos // 1000  # may be more than a timedelta can hold
     if not 0 < microseconds <= MAX_BUDGET // MICROSECOND:
-        problem = f"{microseconds / 1e6:g} s is not above 0 and at most {MAX_BUDGET // timedelta(hours=1)} hours."
+        problem = f"{microseconds / 1e6:.16g} s is not above 0 and at most {MAX_BUDGET // timedelta(hours=1)} hours."
         raise InvalidRequest(field=field, problem=problem)
     return microseconds * MICROSECOND
 

@@ -31,6 +31,7 @@ def faults(root: Path, text: str) -> list[str]:
         ("Run `make gone` first.", "make gone"),
         ("```\nmake demo gone\n```", "make gone"),
         ("```\nmake test && make gone\n```", "make gone"),
+        ("| a | b |\n\n|---|---|\n| 1 | 2 |", "no heading right above"),
     ],
 )
 def test_a_misleading_page_is_reported_with_its_fault(root: Path, text: str, fault: str) -> None:
@@ -47,6 +48,8 @@ def test_a_misleading_page_is_reported_with_its_fault(root: Path, text: str, fau
         "They make sure that `make demo` and `make PYTHON=python3.12 test` work.",
         "```\nmake demo   # makes gone\nmake test\n```",
         "```\n[not a link](gone.md)\n```",
+        "| a | b |\n|---|---|\n| 1 | 2 |",
+        "```\n\n|---|\n```",
     ],
 )
 def test_a_correct_page_passes(root: Path, text: str) -> None:

@@ -204,8 +204,8 @@ async def test_a_dataset_that_goes_or_changes_meanwhile_ends_it(change: str) -> 
         ({"dataset_name": "models/x"}, InvalidName, "dataset_name"),
         ({"model_name": "models/gone"}, ModelNotFound, "models/gone"),
         ({"model_name": "m"}, InvalidName, "model_name"),
-        ({"score_threshold": 2.0}, InvalidRequest, "score_threshold"),
-        ({"max_results": 0}, InvalidRequest, "max_results"),
+        ({"score_threshold": 2.0}, InvalidRequest, "batch_prediction.score_threshold: "),
+        ({"max_results": 0}, InvalidRequest, "batch_prediction.max_results: "),
         ({"id_": "a/b"}, InvalidName, "batch_prediction_id"),
         ({"display_name": "x" * 257}, InvalidRequest, "batch_prediction.display_name"),
         ({"input_uri_prefix": "s3://sightline/uploads/u1/empty"}, InvalidRequest, "there is no image below"),
@@ -215,9 +215,9 @@ async def test_a_dataset_that_goes_or_changes_meanwhile_ends_it(change: str) -> 
         ({"input_uri_prefix": "s3://sightline/batchPredictions/b"}, UnreadableUri, "not in an upload"),
         ({"input_uri_prefix": "s3://sightline/projects/acme/uploads/u"}, UnreadableUri, "not in an upload"),
         ({"input_uri_prefix": "s3://sightline/uploads/../models"}, UnreadableUri, "its key"),
-        ({"input_uri_prefix": "file:///etc"}, UnreadableUri, "is not s3"),
+        ({"input_uri_prefix": "file:///etc"}, UnreadableUri, "batch_prediction.input_uri_prefix: "),
         ({"output_uri_prefix": "s3://sightline/uploads/u1/out"}, UnreadableUri, "open for results"),
-        ({"output_uri_prefix": "s3://sightline/elsewhere"}, UnreadableUri, "open for results"),
+        ({"output_uri_prefix": "s3://sightline/elsewhere"}, UnreadableUri, "batch_prediction.output_uri_prefix: "),
         ({"output_uri_prefix": "s3://sightline/results/full"}, InvalidRequest, "results never replace files"),
     ],
 )
@@ -265,16 +265,26 @@ async def test_the_same_request_id_returns_the_first_one_and_another_is_refused(
         await batches.put(photos(1))
         first = await batches.create(request_id="r1")
         assert (await batches.create(request_id="r1")).value == first.value
-        with pytest.raises(AlreadyExists):
+        with pytest.raises(AlreadyExists) as refused:
             await batches.create(request_id="r2")
+    assert (refused.value.reason, refused.value.resource_type) == ("AlreadyExists", "batchPrediction")
 
 
 async def test_validate_only_creates_nothing() -> None:
     async with running(Batches()) as batches:
         await batches.put(photos(1))
         assert (await batches.create(validate_only=True)).revision == 0
-        with pytest.raises(NotFound):
+        with pytest.raises(NotFound) as missing:
             await batches.get()
+    assert (missing.value.reason, missing.value.resource_type) == ("NotFound", "batchPrediction")
+
+
+async def test_a_result_file_that_is_not_there_is_named() -> None:
+    async with running(Batches()) as batches:
+        await batches.put(photos(1))
+        await batches.create()
+        with pytest.raises(NotFound, match=r"has no file 'results\.csv'; its result_files"):
+            await batches.file("results.csv")
 
 
 async def test_before_the_upload_everything_but_the_images_is_checked() -> None:

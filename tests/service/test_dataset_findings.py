@@ -584,6 +584,8 @@ async def test_an_exif_rotated_image_is_reported(world: World) -> None:
         ("s3://other/train.json", "the bucket 'other' is not the store's"),
         ("s3://sightline/a/../b.json", "'..'"),
         ("s3://sightline/uploads/none.json", "there is no such file in the store"),
+        ("s3://sightline/uploads/a%2e/train.json", "there is no such file in the store"),
+        ("s3://sightline/uploads/ü/train.json", "there is no such file in the store"),
         ("train.json", "it has no scheme"),
     ],
 )

@@ -121,6 +121,26 @@ async def test_a_body_of_unknown_size_is_refused_at_the_limit():
     assert "MessageTooLarge" in refused.text
 
 
+async def test_a_client_that_sends_all_of_a_body_before_it_reads_gets_its_refusal():
+    """As urllib and Node's fetch do, which a reset connection tells nothing."""
+    body = b"x" * 12_000_000
+    async with serving() as running:
+        for more in (b"Content-Length: 12000000\r\n\r\n" + body, b"Transfer-Encoding: chunked\r\n\r\n" + chunked(body)):
+            head = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+            response = await asyncio.to_thread(sent_whole, running.port, head + more)
+            assert b"MessageTooLarge" in response
+
+
+def chunked(body: bytes) -> bytes:
+    return b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+
+
+def sent_whole(port: int, request: bytes) -> bytes:
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(request)
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
 async def test_a_connection_on_which_no_whole_head_arrives_is_closed():
     async with serving(request_seconds=0.2) as running:
         assert await raw(running.port) == b""

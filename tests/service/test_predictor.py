@@ -416,7 +416,7 @@ def red_corner() -> bytes:
 
 async def explain(running: Running, **fields: Any) -> pb.ExplainImageResponse:
     source: dict[str, Any] = {} if "uri" in fields else {"image": red_corner()}
-    return await running.stub.ExplainImage(pb.ExplainImageRequest(model_name="models/m", **source, **fields))
+    return await running.stub.ExplainImage(pb.ExplainImageRequest(model_name="models/m", **source | fields))
 
 
 async def test_what_the_confidence_depends_on_has_the_highest_weights(tmp_path: Path):
@@ -438,9 +438,9 @@ async def test_what_the_confidence_depends_on_has_the_highest_weights(tmp_path: 
         assert max((await explain(running, tag="owl")).weights) == 0, "no part supports another tag"
 
 
-async def test_a_tag_that_the_model_does_not_have_is_refused(running: Running):
+async def test_a_tag_that_the_model_does_not_have_is_refused_before_the_image_costs_anything(running: Running):
     with pytest.raises(errors.InvalidRequest, match=r"tag: the model has no 'horse', only cat, dog, owl"):
-        await explain(running, tag="horse")
+        await explain(running, tag="horse", image=b"never decoded")
 
 
 async def test_an_explanation_of_a_detector_is_of_its_most_confident_object(tmp_path: Path):

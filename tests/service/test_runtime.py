@@ -84,7 +84,8 @@ async def test_an_error_arrives_with_its_code_reason_message_and_variables(error
     assert [info.resource_type for info in details_of(caught, ResourceInfo)] == [error.resource_type][
         : bool(error.resource_type)
     ]
-    has_field = bool(error.field_name) or isinstance(error, errors.InvalidRequest | errors.InvalidName)
+    naming = errors.InvalidRequest | errors.InvalidName | errors.UnreadableUri
+    has_field = bool(error.field_name) or isinstance(error, naming)
     assert bool(details_of(caught, BadRequest)) == has_field
 
 

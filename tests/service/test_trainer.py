@@ -537,7 +537,7 @@ async def test_trials_are_listed_with_recipe_score_and_cost(trainer: World) -> N
     rest = await trainer.models.ListTrials(pb.ListTrialsRequest(parent=M, page_token=page.next_page_token))
     assert [found.name for found in rest.trials][:1] == ["models/m/trials/t001"]
     await refused(trainer.models.ListTrials(pb.ListTrialsRequest(parent="models/x")), MISSING, "ModelNotFound")
-    await refused(trainer.models.ListTrials(pb.ListTrialsRequest(parent="")), INVALID, "InvalidRequest", "parent")
+    await refused(trainer.models.ListTrials(pb.ListTrialsRequest(parent="")), INVALID, "InvalidName", "parent")
     await trainer.models.CreateModel(request("other"))
     await refused(
         trainer.models.ListTrials(pb.ListTrialsRequest(parent="models/other", page_token=page.next_page_token)),

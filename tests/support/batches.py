@@ -18,7 +18,7 @@ from services.kit.accounts import Accounts
 from services.kit.blobs import Blobs
 from services.kit.clock import ManualClock
 from services.kit.collection import Collection
-from services.kit.errors import DatasetNotFound, DatasetNotReady, NotFound, RecordNotFound
+from services.kit.errors import BatchPredictionNotFound, DatasetNotFound, DatasetNotReady, RecordNotFound
 from services.kit.holds import Holds
 from services.kit.memory import MemoryBlobs, MemoryQueue, MemoryRecords
 from services.kit.queue import Queue, is_poison
@@ -289,7 +289,7 @@ async def running(batches: Batches) -> AsyncGenerator[Batches]:
     limits = PredictorLimits(1000, 100, 100, 1)
     feedback = Feedback(FeedbackStore(blobs, timedelta(days=1)), batches.settings.feedback, clock, telemetry)
     batches.predictor = Predictor(lookup, cache, batcher, blobs, InlineDecoders(), feedback, clock, telemetry, limits)
-    collection = Collection(batches.records, BatchRecord, NotFound, COLLECTION)
+    collection = Collection(batches.records, BatchRecord, BatchPredictionNotFound, COLLECTION)
     accounts = Accounts(batches.records, SERVICE, {COLLECTION: collection.view}, (TRAINER,))
     quotas = Quotas(collection, accounts, lambda _: batches.limits, clock)
     batches.holding = Holding(Holds(batches.records), batches.datasets, clock)

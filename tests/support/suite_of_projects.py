@@ -18,7 +18,7 @@ from services.infra.server import Server, Service
 from services.kit.accounts import Accounts
 from services.kit.clock import SystemClock
 from services.kit.collection import Collection
-from services.kit.errors import NotFound
+from services.kit.errors import BatchPredictionNotFound
 from services.kit.holds import Holds
 from services.kit.memory import MemoryQueue
 from services.kit.quotas import UNLIMITED, Limits
@@ -313,7 +313,7 @@ async def _trainer(made: Suite, services: Credentials) -> AsyncGenerator[str]:
 async def _batches(made: Suite, trainer: str, services: Credentials) -> AsyncGenerator[Batches]:
     """Batch predictions, available, with the services' own channels."""
     clock, settings, batches = SystemClock(), PredictorSettings(), Batches()
-    collection = Collection(made.world.records, BatchRecord, NotFound, BATCHES)
+    collection = Collection(made.world.records, BatchRecord, BatchPredictionNotFound, BATCHES)
     accounts = Accounts(made.world.records, "predictor", {BATCHES: collection.view}, ("trainer",))
     quotas = BatchQuotas(collection, accounts, made.limits_of, clock)
     holds = Holds(made.world.records)

@@ -3,6 +3,9 @@
 from starlette.responses import JSONResponse, Response
 
 from services.gateway.errors import Problem, Refusal
+from sightline.text import fault_of_text
+
+MAX_NAME = 256  # characters
 
 CODES = {
     400: "BadRequest",
@@ -35,6 +38,15 @@ class BadRequest(Refusal):
 
     def __init__(self, code: str = "BadRequest", *, field: str, problem: str) -> None:
         super().__init__(Problem(400, code, f"{field}: {problem}", field))
+
+
+def check_name(name: str, code: str, field: str = "name") -> str:
+    """The name itself; BadRequest with the code unless people can read it."""
+    if not 0 < len(name) <= MAX_NAME:
+        raise BadRequest(code, field=field, problem=f"a name has 1 to {MAX_NAME} characters")
+    if fault := fault_of_text(name):
+        raise BadRequest(code, field=field, problem=f"it {fault}; remove it")
+    return name
 
 
 class Missing(Refusal):

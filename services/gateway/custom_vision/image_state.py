@@ -57,7 +57,7 @@ def from_urls(state: Json, body: Fields, blobs: BlobUris) -> Added:
     added = Added()
     for entry, tags in _entries(body):
         url = entry.required_text("url")
-        uri = blobs.to_store(url)
+        uri = blobs.to_store(url, entry.named("url"))
         made = _new_image(state, tags, entry.objects("regions")) | {"uri": uri, "width": 0, "height": 0}
         _add(state, added, _id(uri.encode()), made, url)
     return added

@@ -6,14 +6,12 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from services.gateway.custom_vision import iterations
-from services.gateway.custom_vision.errors import BadRequest, Missing
+from services.gateway.custom_vision.errors import MAX_NAME, BadRequest, Missing, check_name
 from services.gateway.custom_vision.iteration_json import iteration_json, performance_json, status
 from services.gateway.custom_vision.versions import check_version
 from services.gateway.exchange import Exchange
 from sightline.v1 import model_service_pb2 as pb
 from sightline.v1.model_pb2 import Model
-
-MAX_NAME = 256
 
 
 async def list_all(exchange: Exchange) -> Response:
@@ -62,9 +60,9 @@ async def publish(exchange: Exchange) -> Response:
     """Gives an iteration a name for predictions; with `overwrite`, takes it from another one."""
     check_version(exchange)
     name, found = exchange.query("publishName").strip(), await _current(exchange)
-    if not 0 < len(name) <= MAX_NAME or "/" in name:
-        problem = f"a name has 1 to {MAX_NAME} characters, and no slash"
-        raise BadRequest("BadRequestInvalidPublishName", field="publishName", problem=problem)
+    check_name(name, "BadRequestInvalidPublishName", "publishName")
+    if "/" in name:
+        raise BadRequest("BadRequestInvalidPublishName", field="publishName", problem="a name has no slash")
     if status(found) != "Completed":
         raise BadRequest("BadRequestIterationIsNotTrained", field="iteration", problem="it is not trained yet")
     async for other in iterations.of_project(exchange.session, exchange.path("project")):

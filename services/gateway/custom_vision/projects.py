@@ -10,14 +10,13 @@ from starlette.responses import JSONResponse, Response
 
 from services.gateway.custom_vision import iterations
 from services.gateway.custom_vision.domains import DOMAINS, Domain, domain_of
-from services.gateway.custom_vision.errors import BadRequest, Missing
+from services.gateway.custom_vision.errors import BadRequest, Missing, check_name
 from services.gateway.custom_vision.project_files import PREFIX, Json, ProjectFiles
 from services.gateway.custom_vision.times import text_of
 from services.gateway.custom_vision.versions import check_version
 from services.gateway.exchange import Exchange
 from sightline.v1 import dataset_service_pb2 as pb
 
-MAX_NAME = 256
 MULTICLASS, MULTILABEL = "Multiclass", "Multilabel"
 
 
@@ -41,7 +40,8 @@ class Projects:
         """Creates a project."""
         check_version(exchange)
         await exchange.json()  # options that have no meaning here
-        name, domain = _checked_name(exchange.query("name")), domain_of(exchange.query("domainId"))
+        name = check_name(exchange.query("name").strip(), "BadRequestProjectName")
+        domain = domain_of(exchange.query("domainId"))
         kind = _checked_kind(exchange.query("classificationType"), domain)
         project, now = str(uuid.uuid4()), text_of(datetime.now(UTC))
         made = {
@@ -78,7 +78,7 @@ class Projects:
         made = (await self._files.state(exchange.session, project))["project"]
         changed: Json = {key: body.text(key) for key in ("name", "description") if key in body}
         if "name" in changed:
-            changed["name"] = _checked_name(changed["name"])
+            changed["name"] = check_name(changed["name"].strip(), "BadRequestProjectName")
         if settings := body.object("settings"):
             domain = domain_of(settings.text("domainId") or made["domainId"])
             if domain.type != domain_of(made["domainId"]).type:
@@ -109,13 +109,6 @@ class Projects:
         upload = pb.DeleteUploadRequest(name=f"uploads/{PREFIX}{project}")
         await session.call(session.services.datasets.DeleteUpload, upload)
         return Response(status_code=204)
-
-
-def _checked_name(text: str) -> str:
-    name = text.strip()
-    if not 0 < len(name) <= MAX_NAME:
-        raise BadRequest("BadRequestProjectName", field="name", problem=f"a name has 1 to {MAX_NAME} characters")
-    return name
 
 
 def _checked_kind(kind: str, domain: Domain) -> str | None:

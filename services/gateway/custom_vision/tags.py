@@ -2,13 +2,12 @@
 
 from starlette.responses import JSONResponse, Response
 
-from services.gateway.custom_vision.errors import BadRequest, Missing
+from services.gateway.custom_vision.errors import BadRequest, Missing, check_name
 from services.gateway.custom_vision.project_files import Json, ProjectFiles
 from services.gateway.custom_vision.tag_ids import MAX_RENAMED, new_tag_id, renamed
 from services.gateway.custom_vision.versions import check_version
 from services.gateway.exchange import Exchange
 
-MAX_NAME = 256
 REGULAR, NEGATIVE = TYPES = ("Regular", "Negative")
 
 
@@ -71,8 +70,7 @@ class Tags:
     async def _store(self, exchange: Exchange, tags: Json, one: str, tag: Json) -> None:
         """Stores a tag, new or changed; BadRequest if it does not fit the project's others."""
         others = {other: known for other, known in tags.items() if other != one}
-        if not 0 < len(tag["name"]) <= MAX_NAME:
-            raise BadRequest("BadRequestTagName", field="name", problem=f"a name has 1 to {MAX_NAME} characters")
+        check_name(tag["name"], "BadRequestTagName")
         if any(known["name"] == tag["name"] for known in others.values()):
             problem = f"there is a tag {tag['name']!r} already"
             raise BadRequest("BadRequestTagNameNotUnique", field="name", problem=problem)

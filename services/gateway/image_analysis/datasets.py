@@ -121,7 +121,8 @@ def _shown(exchange: Exchange, dataset: Dataset, status: int = 200) -> Response:
 
 def _uris(exchange: Exchange, body: Fields) -> list[str]:
     blobs = exchange.settings.blob_uris
-    return [blobs.to_store(uri) for uri in body.texts("annotationFileUris")]
+    field = "annotationFileUris"
+    return [blobs.to_store(uri, field) for uri in body.texts(field)]
 
 
 def _properties(body: Fields, known: Any) -> dict[str, str]:

@@ -12,6 +12,20 @@ from services.gateway.errors import Problem, Refusal
 ERROR_CODE = "x-ms-error-code"
 # Our reasons for which this API has a code of its own.
 CODES = {"Unauthenticated": "PermissionDenied", "ProjectDenied": "PermissionDenied", "InvalidUri": "InvalidRequest"}
+# What this API calls the fields of our requests.
+FIELDS = {
+    "dataset_id": "name",
+    "model_id": "name",
+    "evaluation_id": "name",
+    "dataset.annotation_file_uris": "annotationFileUris",
+    "dataset.annotation_kind": "annotationKind",
+    "dataset.custom_properties": "customProperties",
+    "model.training_parameters.training_dataset": "trainingParameters.trainingDatasetName",
+    "model.training_parameters.time_budget": "trainingParameters.timeBudgetInHours",
+    "model.evaluation_parameters.test_dataset": "evaluationParameters.testDatasetName",
+    "evaluation.test_dataset": "evaluationParameters.testDatasetName",
+    "model_name": "model-name",
+}
 TRAINING_CODES = frozenset({"diverged", "notEnoughBudget", "datasetCorrupt", "datasetNotFound"})
 EVALUATION_CODES = frozenset({"modelNotFound", "datasetNotFound", "datasetAnnotationsInvalid", "datasetEmpty"})
 
@@ -34,11 +48,14 @@ def rendered(problem: Problem) -> Response:
     """The problem as a response. `error` has only the keys that this API's clients know."""
     inner = problem.reason if problem.reason in ("BadArgument", "NotSupportedVisualFeature") else ""
     code = "InvalidRequest" if inner else CODES.get(problem.reason, problem.reason)
-    error: dict[str, Any] = {"code": code, "message": problem.message}
-    if problem.target:
-        error["target"] = problem.target
+    message, target = problem.message, FIELDS.get(problem.target, problem.target)
+    if message.startswith(f"{problem.target}: "):
+        message = target + message.removeprefix(problem.target)
+    error: dict[str, Any] = {"code": code, "message": message}
+    if target:
+        error["target"] = target
     if inner:
-        error["details"] = [{"code": inner, "message": problem.message}]
+        error["details"] = [{"code": inner, "message": message}]
     headers = problem.headers | {ERROR_CODE: code}
     return JSONResponse({"error": error}, problem.status, headers)
 

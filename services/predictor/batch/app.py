@@ -12,12 +12,14 @@ from services.kit.callers import acting_project
 from services.kit.clock import Clock
 from services.kit.collection import Collection, create_once
 from services.kit.errors import (
-    AlreadyExists,
+    BatchPredictionAlreadyExists,
+    BatchPredictionNotFound,
     DatasetNotFound,
     DatasetNotReady,
     EtagMismatch,
     InvalidRequest,
     NotFound,
+    ResultFileNotFound,
     WrongState,
 )
 from services.kit.jobs import announce
@@ -82,13 +84,13 @@ class BatchPredictions:
             problem = "set it or dataset_name, and not both: they say which images to predict."
             raise InvalidRequest(field="batch_prediction.input_uri_prefix", problem=problem)
         options = new.score_threshold, new.max_results, new.use_suggested_thresholds
-        ImageQuery(new.model_name, None, "", *options).check()
+        ImageQuery(new.model_name, None, "", *options).check("batch_prediction.")
         name, uid = own(COLLECTION, new.id), new_uid()
         made = await create_once(
             self.batches,
             name,
             new.request_id,
-            AlreadyExists(name=name),
+            BatchPredictionAlreadyExists(name=name),
             lambda: self._checked(name, uid, new),
             create=self.quotas.create,
             validate_only=validate_only,
@@ -136,7 +138,8 @@ class BatchPredictions:
             return source, dataset.image_count
         if not new.input_uri_prefix:
             return Source(), 0
-        prefix = self.settings.reach.folder(new.input_uri_prefix, self.blobs.bucket, acting_project())
+        field = "batch_prediction.input_uri_prefix"
+        prefix = self.settings.reach.folder(new.input_uri_prefix, self.blobs.bucket, acting_project(), field)
         enough = self.settings.max_batch_images if self.quotas.limits_compute(acting_project()) else 1
         count = await count_images(self.blobs, prefix, enough)
         if not count:
@@ -145,14 +148,15 @@ class BatchPredictions:
 
     async def _output(self, uri: str) -> str:
         """The prefix of the result files; nothing is below it, and no other batch prediction writes there."""
-        prefix = self.settings.outputs.folder(uri, self.blobs.bucket, acting_project(), to_write=True)
+        field = "batch_prediction.output_uri_prefix"
+        prefix = self.settings.outputs.folder(uri, self.blobs.bucket, acting_project(), field, to_write=True)
         taken = any(found.value.output == prefix and not found.value.ended for found in self.batches.view.all())
         async for _ in self.blobs.list(prefix):
             taken = True
             break
         if taken:
             problem = f"there is something below {uri} already; results never replace files: choose another prefix."
-            raise InvalidRequest(field="batch_prediction.output_uri_prefix", problem=problem)
+            raise InvalidRequest(field=field, problem=problem)
         return prefix
 
     async def get(self, name: str) -> Versioned[BatchRecord]:
@@ -199,10 +203,10 @@ class BatchPredictions:
             yield found
             if found.value.ended:
                 return
-        raise NotFound(name=name)
+        raise BatchPredictionNotFound(name=name)
 
     async def read_file(self, name: str, file_name: str, offset: int) -> AsyncGenerator[bytes]:
-        """A result file's content from the offset on; NotFound if there is no such file."""
+        """A result file's content from the offset on; ResultFileNotFound."""
         if offset < 0:
             raise InvalidRequest(field="offset", problem=f"{offset} is negative")
         output = _output_of((await self.get(name)).value, file_name)
@@ -215,7 +219,7 @@ def _output_of(record: BatchRecord, file_name: str) -> Output:
     for output in record.outputs:
         if output.file_name == file_name and not record.is_deleting:
             return output
-    raise NotFound(name=f"{record.name}: {file_name}")
+    raise ResultFileNotFound(name=record.name, file_name=file_name)
 
 
 def _draft(

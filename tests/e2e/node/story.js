@@ -22,7 +22,23 @@ const { v1 } = grpc.loadPackageDefinition(definition).sightline;
 const insecure = grpc.credentials.createInsecure();
 const options = {
   "grpc.max_receive_message_length": 24 * 1024 * 1024,
-  "grpc.service_config": JSON.stringify({ loadBalancingConfig: [{ round_robin: {} }] }), // new replicas too get calls
+  // Calls go to new replicas too, and are repeated while a server restarts; not UploadFiles, whose stream is not kept.
+  "grpc.service_config": JSON.stringify({
+    loadBalancingConfig: [{ round_robin: {} }],
+    methodConfig: [
+      {
+        name: [{}],
+        retryPolicy: {
+          maxAttempts: 5,
+          initialBackoff: "0.2s",
+          maxBackoff: "3s",
+          backoffMultiplier: 3,
+          retryableStatusCodes: ["UNAVAILABLE", "CANCELLED"],
+        },
+      },
+      { name: [{ service: "sightline.v1.DatasetService", method: "UploadFiles" }] },
+    ],
+  }),
 };
 const datasets = new v1.DatasetService(datasetAddress, insecure, options);
 const models = new v1.ModelService(trainerAddress, insecure, options);

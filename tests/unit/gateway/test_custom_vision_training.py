@@ -292,6 +292,14 @@ async def test_a_project_s_domain_changes_within_its_type(backing: Backing):
     )
 
 
+@pytest.mark.parametrize(("path", "code"), [("/projects", "BadRequestProjectName"), ("~/tags", "BadRequestTagName")])
+async def test_a_name_with_a_character_that_nobody_sees_is_refused(backing: Backing, path: str, code: str):
+    async with served(backing) as client:
+        await client.create()
+        refused = await client("POST", path, 400, params={"name": "a\0b"})
+    assert (refused["code"], refused["message"]) == (code, "name: it has the control character U+0000; remove it")
+
+
 async def test_a_quick_test_asks_an_iteration_that_need_not_be_published(backing: Backing):
     async with front(backing.answers | {"AnalyzeImage": lambda request: predicted(owl=0.9)}) as gateway:
         client = Client(gateway)

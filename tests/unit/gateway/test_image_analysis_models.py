@@ -9,22 +9,26 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from services.gateway.image_analysis.errors import FIELDS
 from services.kit.errors import (
     DatasetAnnotationsInvalid,
     DatasetNotFound,
     Failure,
+    InvalidName,
     NotEnoughBudget,
     OutOfMemory,
     WrongState,
 )
 from services.kit.status import failure_to_status
 from sightline.v1.dataset_pb2 import Dataset
-from sightline.v1.dataset_service_pb2 import WatchDatasetResponse
+from sightline.v1.dataset_service_pb2 import CreateDatasetRequest, WatchDatasetResponse
 from sightline.v1.evaluation_pb2 import Evaluation
-from sightline.v1.evaluation_service_pb2 import ListEvaluationsResponse
+from sightline.v1.evaluation_service_pb2 import CreateEvaluationRequest, ListEvaluationsResponse
 from sightline.v1.model_pb2 import Model, TrainingParameters
-from sightline.v1.model_service_pb2 import ListModelsResponse
+from sightline.v1.model_service_pb2 import CreateModelRequest, ListModelsResponse
 from sightline.v1.performance_pb2 import ModelPerformance, TagPerformance
+from sightline.v1.prediction_service_pb2 import AnalyzeImageRequest
+from tests.support import fields
 from tests.support.gateway import front
 
 PATH = "/computervision/models/m?api-version=2023-02-01-preview"
@@ -113,6 +117,24 @@ async def test_a_budget_that_is_too_small_is_refused_with_the_one_that_would_do(
     assert response.status_code == 400
     assert response.json()["error"]["code"] == response.headers["x-ms-error-code"] == "notEnoughBudget"
     assert "66 s is suggested" in response.json()["error"]["message"]
+    assert response.json()["error"]["target"] == "trainingParameters.timeBudgetInHours"
+
+
+async def test_a_field_that_the_service_refuses_has_the_name_that_the_api_gives_it():
+    def refuse(request: Any) -> Model:
+        raise InvalidName(field="model.training_parameters.training_dataset", value="a b", expected="letters")
+
+    parameters = {"trainingDatasetName": "a b", "timeBudgetInHours": 1, "modelKind": "Generic-Classifier"}
+    async with front({"CreateModel": refuse}) as gateway:
+        error = (await gateway("PUT", PATH, json={"trainingParameters": parameters})).json()["error"]
+    assert error["target"] == "trainingParameters.trainingDatasetName"
+    assert error["message"].startswith("trainingParameters.trainingDatasetName: 'a b' is not a valid name")
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_every_renamed_field_is_one_of_a_request(field: str):
+    requests = CreateDatasetRequest, CreateModelRequest, CreateEvaluationRequest, AnalyzeImageRequest
+    assert any(fields.has(request.DESCRIPTOR, field) for request in requests)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from typing import Any
 
 import pytest
@@ -185,6 +186,23 @@ async def test_an_image_that_is_too_large_is_refused():
         response = await gateway("POST", f"{ANALYZE}&model-name=m", content=b"x" * 6000)
     assert response.status_code == 413
     assert response.json()["error"]["code"] == "MessageTooLarge"
+
+
+async def test_a_compressed_body_is_refused_by_its_header():
+    async with front({}) as gateway:
+        headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+        response = await gateway("POST", f"{ANALYZE}&model-name=birds", content=gzip.compress(b"{}"), headers=headers)
+    assert response.status_code == 400
+    assert response.json()["error"]["message"] == "content-encoding: 'gzip' is not accepted; send the body uncompressed"
+
+
+async def test_the_file_of_a_form_is_the_image_whatever_text_comes_before_it():
+    body = form("abc").replace(b'name="note"\r\n\r\n', b'name="note"\r\n\r\nan owl')
+    body = body.replace(b'name="imageData"', b'name="imageData"; filename="owl.jpg"')
+    async with front({"AnalyzeImage": lambda request: tags(owl=0.75)}) as gateway:
+        headers = {"Content-Type": "multipart/form-data; boundary=abc"}
+        await gateway("POST", f"{ANALYZE}&model-name=birds", content=body, headers=headers)
+    assert gateway.requests("AnalyzeImage")[0].image == IMAGE
 
 
 @pytest.mark.parametrize("body", [form("abc", b""), b"", b"--abc\r\nno form at all"])

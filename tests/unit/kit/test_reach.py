@@ -63,5 +63,5 @@ def test_a_folder_is_open_if_all_below_it_is():
 def test_uploads_are_open_to_read_only():
     reach = Reach.parse("results/")
     assert reach.folder("s3://b/results/run", "b", "default", to_write=True) == "results/run/"
-    with pytest.raises(UnreadableUri, match="not below a prefix that is open for results"):
+    with pytest.raises(UnreadableUri, match=r"open for results\. Leave it out, or ask the operator"):
         reach.folder("s3://b/uploads/u", "b", "default", to_write=True)

@@ -191,6 +191,11 @@ def test_a_budget_out_of_range_is_refused_by_name(budget: Duration) -> None:
         model_from(request(budget), SystemClock())
 
 
+def test_hours_beyond_the_limit_are_shown_in_whole_seconds() -> None:
+    with pytest.raises(InvalidRequest, match=r"time_budget: 1040400 s is not above 0 and at most 288 hours"):
+        model_from(request(Duration(seconds=289 * 3600)), SystemClock())
+
+
 def test_a_model_s_share_of_its_budget_is_exact() -> None:
     done = trial(0, timedelta(seconds=0.3)).work.succeeded(START, timedelta(seconds=0.1))
     message = model_message(
