@@ -135,7 +135,6 @@ def _doubtful_box(doubt: Doubt) -> str:
 
 def _doubt(mistake: Mistake) -> str:
     if mistake.probability is None:
-        boxes = f"{counted(mistake.missed, 'box', 'boxes')} not found, {mistake.false} found where there is none"
-        return f"{mistake.file_name}: {boxes}."
+        return f"{mistake.file_name}: {mistake.boxes}."
     predicted = f"{mistake.predicted_category} ({100 * mistake.probability:.0f} % sure)"
     return f"{mistake.file_name} is labelled {mistake.true_category}, but looks like {predicted}."

@@ -93,7 +93,11 @@ def test_labels_to_check_are_those_of_sure_mistakes() -> None:
     assert "b.jpg" not in text
     del message.worst_mistakes[:]
     message.worst_mistakes.add(file_name="c.jpg", missed_region_count=1, false_object_count=3)
-    assert "c.jpg: 1 box not found, 3 found where there is none." in said(message)
+    message.worst_mistakes.add(file_name="d.jpg", missed_region_count=2)
+    message.worst_mistakes.add(file_name="e.jpg", false_object_count=1)
+    text = said(message)
+    assert "c.jpg: 1 box not found, 3 found where there is none." in text
+    assert "d.jpg: 2 boxes not found.\ne.jpg: 1 box found where there is none." in text
 
 
 def test_boxes_to_check_are_those_of_the_surest_doubts() -> None:
