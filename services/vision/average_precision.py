@@ -47,11 +47,6 @@ class Matched:
         """Truths of all categories."""
         return int(self.asked.counts.sum())
 
-    @property
-    def asked_image_count(self) -> int:
-        """Images with a truth."""
-        return len(np.unique(self.asked.images))
-
     def mean_average_precision(self, weights_per_image: Ints | None = None) -> float:
         """The mean of `average_precisions` over the categories with ground truth; nan if there is none."""
         values = self.average_precisions(weights_per_image)

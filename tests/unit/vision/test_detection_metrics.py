@@ -284,7 +284,7 @@ def test_the_interval_contains_the_mean_and_narrows_with_more_images() -> None:
     assert widths[1] < 0.25 * widths[0]
 
 
-def test_images_that_are_all_right_do_not_make_the_mean_certain_and_those_without_truth_do_not_count() -> None:
+def test_regions_that_are_all_found_do_not_make_the_mean_certain() -> None:
     boxes, images = np.tile([0.0, 0.0, 9.0, 9.0], (3, 1)), np.arange(3)
     truths = GroundTruth(images, zeros(3), boxes, np.zeros(3, bool))
     report = detection_report(truths, DetectionTable(images, zeros(3), boxes, np.ones(3)), 50, 1)
