@@ -19,7 +19,9 @@ ANNOTATION_KIND = {
     ModelKind.GENERIC_CLASSIFIER: AnnotationKind.IMAGE_CLASSIFICATION,
     ModelKind.GENERIC_DETECTOR: AnnotationKind.OBJECT_DETECTION,
 }
-NO_ANNOTATIONS = "it has no annotations; register a COCO file that lists some under `annotations`."
+NO_ANNOTATIONS = (
+    "it has no annotations that can be used (crowds cannot); register a COCO file that lists some under `annotations`."
+)
 
 
 class DatasetState(StrEnum):
