@@ -124,7 +124,7 @@ async def compare(blobs: Blobs, training: Side, test: Side) -> Comparison:
     log = FindingLog(LISTED)
     exact = sum(pair.exact for pair in pairs)
     if pairs:
-        log.add("testImagesInTraining", exact=exact, near=len(pairs) - exact)
+        log.add("testImagesInTraining", count=len(pairs), exact=exact, near=len(pairs) - exact)
     for side, read in ((training, here), (test, there)):
         if not read.looks.complete:
             log.add("fingerprintsMissing", dataset=side.record.name)

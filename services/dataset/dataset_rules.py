@@ -24,7 +24,7 @@ DATASET_RULES: dict[str, Rule] = {
     # a training and a test dataset, compared
     "testImagesInTraining": Rule(
         _W,
-        "{exact:test image is|test images are} also in the training dataset, {near} more nearly so.",
+        "{count:test image is|test images are} also in the training dataset: {exact} exactly, {near} nearly.",
         "Take them out of one of the datasets; a model looks better on them than it is.",
     ),
     "categoryOnlyInTraining": Rule(

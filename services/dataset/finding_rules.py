@@ -57,7 +57,7 @@ RULES: dict[str, Rule] = {
     ),
     "idsReplaced": Rule(
         _I,
-        "{count:id|ids} in `{section}` that are missing, or no whole numbers from 0 on, were replaced by numbers.",
+        "{count:id|ids} in `{section}` that are missing, negative, too large or not whole numbers were replaced.",
         "Nothing to do; findings name the new ids.",
     ),
     "tooManyCategories": Rule(

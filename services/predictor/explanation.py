@@ -3,7 +3,7 @@
 This works with any network and engine, as it looks at answers only (occlusion: Zeiler and Fergus 2014).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -20,7 +20,9 @@ from services.vision.image_detections import ImageDetections
 from services.vision.inputs import Pixels
 
 CELLS = 49  # about
-SHOWN_SIDE = 1024  # pixels of the overlay, at most
+SHOWN_SIDE = (
+    1024  # pixels of the overlay, at most; images of twice that and more are scaled down before they are covered
+)
 _INK = np.array([230, 30, 30], np.float32)
 _STRENGTH = 0.65  # of the ink where the weight is 1
 
@@ -70,11 +72,13 @@ class Explanation:
 def inputs_of(decoded: Decoded, arrange: Callable[[Decoded], Prepared]) -> Inputs:
     """The inputs; shares no memory with the pixels."""
     grid = Grid.over(decoded.info.width, decoded.info.height)
+    decoded = Decoded(decoded.info, {size: _reduced(rgb, size) for size, rgb in decoded.pixels.items()})
+    means = {size: rgb.mean(axis=(0, 1)) for size, rgb in decoded.pixels.items()}
     return Inputs(
         decoded.info,
         grid,
         arrange(decoded),
-        [arrange(_covered(decoded, grid, *cell)) for cell in grid.cells()],
+        [arrange(_covered(decoded, means, grid, *cell)) for cell in grid.cells()],
         _shown(max(decoded.pixels.values(), key=len)),
     )
 
@@ -121,18 +125,26 @@ def overlay(shown: Pixels, grid: Grid, weights: Sequence[float]) -> bytes:
     return file.getvalue()
 
 
-def _covered(decoded: Decoded, grid: Grid, column: int, row: int) -> Decoded:
+def _reduced(rgb: Pixels, at_least: int) -> Pixels:
+    """By a whole number, to less than twice SHOWN_SIDE if its shorter side stays `at_least`."""
+    height, width = rgb.shape[:2]
+    factor = max(1, min(max(width, height) // SHOWN_SIDE, min(width, height) // at_least))
+    return np.asarray(Image.fromarray(rgb).reduce(factor)) if factor > 1 else rgb
+
+
+def _covered(decoded: Decoded, means: Mapping[int, NDArray[np.float64]], grid: Grid, column: int, row: int) -> Decoded:
     """The image with a cell and half a cell around it in the image's mean colour."""
-    return Decoded(decoded.info, {size: _patched(rgb, grid, column, row) for size, rgb in decoded.pixels.items()})
+    patched = {size: _patched(rgb, means[size], grid, column, row) for size, rgb in decoded.pixels.items()}
+    return Decoded(decoded.info, patched)
 
 
-def _patched(rgb: Pixels, grid: Grid, column: int, row: int) -> Pixels:
+def _patched(rgb: Pixels, mean: NDArray[np.float64], grid: Grid, column: int, row: int) -> Pixels:
     height, width = rgb.shape[:2]
     across, down = width / grid.columns, height / grid.rows
     left, right = (round(across * (column + edge)) for edge in (-0.5, 1.5))
     top, bottom = (round(down * (row + edge)) for edge in (-0.5, 1.5))
     patched = rgb.copy()
-    patched[max(0, top) : bottom, max(0, left) : right] = rgb.mean(axis=(0, 1))
+    patched[max(0, top) : bottom, max(0, left) : right] = mean
     return patched
 
 

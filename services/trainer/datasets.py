@@ -13,13 +13,15 @@ from services.kit.errors import (
 )
 from services.vision.card import ModelKind
 from services.vision.snapshot import MIN_IMAGES_PER_CATEGORY, AnnotationKind
-from sightline.plurals import counted
+from sightline.plurals import counted, listed
 
 ANNOTATION_KIND = {
     ModelKind.GENERIC_CLASSIFIER: AnnotationKind.IMAGE_CLASSIFICATION,
     ModelKind.GENERIC_DETECTOR: AnnotationKind.OBJECT_DETECTION,
 }
-NO_ANNOTATIONS = "it has no annotations; register a COCO file that lists some under `annotations`."
+NO_ANNOTATIONS = (
+    "it has no annotations that can be used (crowds cannot); register a COCO file that lists some under `annotations`."
+)
 
 
 class DatasetState(StrEnum):
@@ -121,10 +123,10 @@ def check_training_dataset(dataset: Dataset, kind: ModelKind) -> None:
         raise DatasetAnnotationsInvalid(file=dataset.name, problem=problem)
     poor = [name for name, count, _ in dataset.categories if count < MIN_IMAGES_PER_CATEGORY]
     if poor:
-        listed = ", ".join(repr(name) for name in poor[:10])
+        poorest = listed([repr(name) for name in poor], 10)
         have = counted(len(poor), "of its categories has", "of its categories have")
         problem = (
-            f"{have} fewer than {MIN_IMAGES_PER_CATEGORY} images: {listed}; add images, or leave the category out."
+            f"{have} fewer than {MIN_IMAGES_PER_CATEGORY} images: {poorest}; add images of them, or leave them out."
         )
         raise DatasetAnnotationsInvalid(file=dataset.name, problem=problem)
 

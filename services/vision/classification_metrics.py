@@ -127,7 +127,7 @@ def bootstrap_interval(scores: Scores, targets: Targets, *, seed: int = 0) -> In
         pulse.beat()
         chosen = random.integers(0, len(targets), len(targets))
         values.append(average_precision(scores[chosen], targets[chosen]))
-    return resampling_interval(average_precision(scores, targets), np.array(values))
+    return resampling_interval(average_precision(scores, targets), np.array(values), len(targets))
 
 
 def _curves(scores: Scores, targets: Targets) -> Iterator[tuple[int, Scores, Floats, Floats]]:

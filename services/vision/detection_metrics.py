@@ -70,7 +70,7 @@ def detection_report(
         image_count,
         *means,
         intervals={
-            name: resampling_interval(mean, values[:, column])
+            name: resampling_interval(mean, values[:, column], matched[column].truth_count)
             for column, (name, mean) in enumerate(zip(names, means, strict=True))
             if mean is not None
         },

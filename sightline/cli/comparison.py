@@ -29,7 +29,7 @@ def print_findings(found: Sequence[Finding], whole: str) -> None:
 
 def print_comparison(comparison: Comparison, whole: str) -> None:
     """Prints a comparison for people; `whole` is the command that prints all of it."""
-    shared = counted(comparison.exact_count, "image") + f" exactly, {comparison.near_count} more nearly"
+    shared = counted(comparison.exact_count, "image") + f" exactly, {comparison.near_count} nearly"
     rows = [
         ("in both", shared if comparison.shared else "no image"),
         ("training sizes", _sizes(comparison.training_sizes)),

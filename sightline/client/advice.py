@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from sightline.client.results.insight import CategoryGain, Doubt, Gain, LearningCurve, Mistake
 from sightline.client.results.kinds import DoubtKind
 from sightline.client.results.model import ModelData
+from sightline.client.results.performance import Performance
 from sightline.plurals import counted
 
 ENOUGH = 0.01  # an expected gain that is surely below this is not worth collecting images for
@@ -29,12 +30,34 @@ def advice(model: ModelData) -> tuple[Advice, ...]:
         return (Advice("Now", (ended or "There is no result yet; ask again when training has one.",)),)
     curve = model.learning_curve
     questions = (
+        ("Better than guessing", _guessing(model.performance)),
         ("More images", _collect(curve) if curve else (_no_curve(model),)),
         ("Confused categories", _confused(model)),
         ("Labels to check", _check_boxes(model.doubts) or _check(model.worst_mistakes)),
         ("So far", () if model.end_time else ("Training has not ended; all of this may change.",)),
     )
     return tuple(Advice(question, sentences) for question, sentences in questions if sentences)
+
+
+def _guessing(performance: Performance) -> tuple[str, ...]:
+    """That the measured images do not show that anything was learnt; nothing if they do."""
+    counts = {name: one.support for name, one in performance.categories.items()}
+    total = sum(counts.values())
+    if performance.mean_average_precision_30 == 0 and total:
+        found = f"The model found nothing of what it was measured on: {counted(total, 'box', 'boxes')}."
+        return (found, "Look for boxes that are too small in the dataset's findings, and train with a larger budget.")
+    interval = performance.intervals.get("accuracy_top1")
+    if interval is None or not total:
+        return ()
+    most = max(counts, key=counts.__getitem__)
+    if interval.low > counts[most] / total:
+        return ()
+    right, always = f"{100 * (performance.accuracy_top1 or 0):.0f} %", f"{100 * counts[most] / total:.0f} %"
+    doubt = (
+        f"It cannot be told from {counted(performance.image_count, 'image')} whether the model is better than always "
+        f"answering {most}: it is right in {right}, that would be right in {always}."
+    )
+    return (doubt, "Measure it on more images, check the labels, or train with a larger budget.")
 
 
 def _collect(curve: LearningCurve) -> tuple[str, ...]:
@@ -135,7 +158,6 @@ def _doubtful_box(doubt: Doubt) -> str:
 
 def _doubt(mistake: Mistake) -> str:
     if mistake.probability is None:
-        boxes = f"{counted(mistake.missed, 'box', 'boxes')} not found, {mistake.false} found where there is none"
-        return f"{mistake.file_name}: {boxes}."
+        return f"{mistake.file_name}: {mistake.boxes}."
     predicted = f"{mistake.predicted_category} ({100 * mistake.probability:.0f} % sure)"
     return f"{mistake.file_name} is labelled {mistake.true_category}, but looks like {predicted}."

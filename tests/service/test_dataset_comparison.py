@@ -82,7 +82,7 @@ async def test_shared_images_are_listed_exact_ones_first(world: World) -> None:
     (finding,) = answer.findings
     assert (finding.code, finding.message) == (
         "testImagesInTraining",
-        "2 test images are also in the training dataset, 1 more nearly so.",
+        "3 test images are also in the training dataset: 2 exactly, 1 nearly.",
     )
     assert "Take them out" in finding.remedy
 

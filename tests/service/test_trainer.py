@@ -470,6 +470,12 @@ async def test_a_budget_of_one_second_is_refused_with_the_minimum_and_a_suggesti
     [
         ({"annotation_kind": "OBJECT_DETECTION"}, INVALID, "incorrectModelKind", "OBJECT_DETECTION"),
         ({"categories": (("owl", 99, 99), ("wren", 1, 1))}, INVALID, "datasetAnnotationsInvalid", "'wren'"),
+        (
+            {"categories": (("owl", 80, 80), *((f"wren {n}", 1, 1) for n in range(20)))},
+            INVALID,
+            "datasetAnnotationsInvalid",
+            "'wren 8', 'wren 9', …; add images of them, or leave them out.",
+        ),
         ({"categories": (("owl", 100, 100),)}, INVALID, "datasetAnnotationsInvalid", "needs at least 2"),
         ({"image_count": 0}, INVALID, "datasetEmpty", "no usable image"),
         ({"state": "FAILED"}, PRECONDITION, "datasetNotReady", "FAILED"),

@@ -2,6 +2,7 @@
 
 from types import MappingProxyType
 
+from services.kit.errors import NotEnoughBudget
 from services.trainer.domain import Hyperparameters, Model, StopReason, Trial
 from services.trainer.planner import classifier, detector
 from services.trainer.planner.budget import BudgetView
@@ -17,7 +18,14 @@ def next_trial(model: Model, trials: list[Trial], *, shared: bool = False) -> St
     budget = BudgetView.of(model, trials, shared=shared)
     if budget.trials <= 0:
         return StopReason.LADDER_COMPLETED
-    return _LADDERS[model.model_kind].next_trial(model, trials, budget)
+    step = _LADDERS[model.model_kind].next_trial(model, trials, budget)
+    if step is StopReason.LADDER_COMPLETED and any(map(_was_too_expensive, trials)):
+        return StopReason.BUDGET_REACHED
+    return step
+
+
+def _was_too_expensive(trial: Trial) -> bool:
+    return trial.work.error is not None and trial.work.error.reason == NotEnoughBudget.reason
 
 
 def first(kind: ModelKind, wanted: Hyperparameters) -> Recipe:

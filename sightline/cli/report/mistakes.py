@@ -11,7 +11,6 @@ from sightline.client.results.model import ModelData
 from sightline.client.results.samples import Sample, SampleBox
 from sightline.pages.layout import section
 from sightline.pages.markup import Markup, tag
-from sightline.plurals import counted
 from sightline.text import shown
 
 LABELLED, FOUND = "labelled", "found"  # boxes
@@ -51,7 +50,7 @@ def _mistake(mistake: Mistake, sample: Sample | None) -> Markup:
         sure = f" ({percent(mistake.probability)})" if mistake.probability is not None else ""
         words = f"labelled {visible(mistake.true_category)}, predicted {visible(mistake.predicted_category)}{sure}"
     else:
-        words = f"{counted(mistake.missed, 'box', 'boxes')} missed, {mistake.false} found where there is none"
+        words = mistake.boxes
     return _figure(sample, words, mistake.file_name)
 
 

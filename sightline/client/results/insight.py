@@ -7,6 +7,7 @@ from typing import Self
 from sightline.client.results.convert import given, span
 from sightline.client.results.kinds import DoubtKind, word
 from sightline.client.results.performance import Interval
+from sightline.plurals import counted
 from sightline.v1 import insight_pb2
 
 
@@ -55,6 +56,16 @@ class Mistake:
     log_loss: float | None
     missed: int  # detectors: regions that were not found
     false: int  # detectors: objects found where there is no region of their category
+
+    @property
+    def boxes(self) -> str:
+        """Of detectors, in words: `1 box not found, 2 found where there is none`."""
+        missed = f"{counted(self.missed, 'box', 'boxes')} not found"
+        if not self.false:
+            return missed
+        if not self.missed:
+            return f"{counted(self.false, 'box', 'boxes')} found where there is none"
+        return f"{missed}, {self.false} found where there is none"
 
     @classmethod
     def of(cls, message: insight_pb2.Mistake) -> Self:

@@ -172,7 +172,7 @@ def test_a_comparison_shows_shared_images_categories_sizes_and_what_to_do(sightl
     outcome = sightline("datasets", "compare", "pets", "held-out")
     assert outcome.code == 0
     for part in (
-        "2 images exactly, 1 more nearly", "t/1.png", "a/1.png", "all but 9 bits of 256", "Cat / cat", "[dog]", "30",
+        "2 images exactly, 1 nearly", "t/1.png", "a/1.png", "all but 9 bits of 256", "Cat / cat", "[dog]", "30",
         "640 x 480", "sides from 50 to 999", "categoryOnlyInTraining", "No [dog].", "Add some.",
     ):  # fmt: skip
         assert part in outcome.out

@@ -93,7 +93,33 @@ def test_labels_to_check_are_those_of_sure_mistakes() -> None:
     assert "b.jpg" not in text
     del message.worst_mistakes[:]
     message.worst_mistakes.add(file_name="c.jpg", missed_region_count=1, false_object_count=3)
-    assert "c.jpg: 1 box not found, 3 found where there is none." in said(message)
+    message.worst_mistakes.add(file_name="d.jpg", missed_region_count=2)
+    message.worst_mistakes.add(file_name="e.jpg", false_object_count=1)
+    text = said(message)
+    assert "c.jpg: 1 box not found, 3 found where there is none." in text
+    assert "d.jpg: 2 boxes not found.\ne.jpg: 1 box found where there is none." in text
+
+
+@pytest.mark.parametrize(("low", "doubted"), [(0.6, True), (0.61, False)])
+def test_a_classifier_that_may_be_no_better_than_its_commonest_category_is_doubted(
+    low: float, *, doubted: bool
+) -> None:
+    message = model(None)
+    message.performance.accuracy_top1, message.performance.image_count = 0.7, 10
+    message.performance.intervals["accuracy_top1"].low = low
+    message.performance.tag_performance["cat"].support = 6
+    message.performance.tag_performance["dog"].support = 4
+    whether = "It cannot be told from 10 images whether the model is better than always answering cat: "
+    assert (whether + "it is right in 70 %, that would be right in 60 %." in said(message)) == doubted
+
+
+def test_a_detector_that_found_nothing_says_so() -> None:
+    message = model(None)
+    message.performance.mean_average_precision_30 = 0.0
+    message.performance.tag_performance["cat"].support = 1
+    assert "The model found nothing of what it was measured on: 1 box." in said(message)
+    message.performance.mean_average_precision_30 = 0.1
+    assert "found nothing" not in said(message)
 
 
 def test_boxes_to_check_are_those_of_the_surest_doubts() -> None:

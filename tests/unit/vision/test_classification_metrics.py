@@ -164,6 +164,18 @@ def test_the_bootstrap_is_seeded_covers_the_value_and_narrows_with_more_images()
     assert narrow.high - narrow.low < wide.high - wide.low
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_an_interval_contains_its_value_however_few_the_images(seed: int) -> None:
+    scores, targets = sample(seed, images=6, categories=2)
+    interval = bootstrap_interval(scores, targets)
+    assert interval.low <= average_precision(scores, targets) <= interval.high
+
+
+def test_four_images_that_are_all_right_do_not_make_the_average_precision_certain() -> None:
+    scores, targets = np.eye(2)[[0, 0, 1, 1]], np.array([0, 0, 1, 1])
+    assert bootstrap_interval(scores, targets) == wilson_interval(4, 4)
+
+
 def test_few_resamples_give_an_interval_of_similar_width(monkeypatch: pytest.MonkeyPatch) -> None:
     scores, targets = sample(6, 400)
     many = bootstrap_interval(scores, targets)

@@ -17,6 +17,7 @@ from pycocotools.cocoeval import COCOeval
 from services.vision import detection_matching
 from services.vision.detection_matching import IOU_THRESHOLDS, DetectionTable, GroundTruth, match
 from services.vision.detection_metrics import detection_report, resampled
+from services.vision.intervals import wilson_interval
 
 OUT_OF_RANGE = 2e10  # an area from which pycocotools ignores a region that is not a crowd
 
@@ -281,6 +282,14 @@ def test_the_interval_contains_the_mean_and_narrows_with_more_images() -> None:
         assert 0 <= interval.low < report.mean_average_precision_50 < interval.high <= 1
         widths.append(interval.high - interval.low)
     assert widths[1] < 0.25 * widths[0]
+
+
+def test_regions_that_are_all_found_do_not_make_the_mean_certain() -> None:
+    boxes, images = np.tile([0.0, 0.0, 9.0, 9.0], (3, 1)), np.arange(3)
+    truths = GroundTruth(images, zeros(3), boxes, np.zeros(3, bool))
+    report = detection_report(truths, DetectionTable(images, zeros(3), boxes, np.ones(3)), 50, 1)
+    assert report.mean_average_precision_50 == 1.0
+    assert report.intervals["mean_average_precision_50"] == wilson_interval(3, 3)
 
 
 def test_two_detectors_are_compared_on_the_same_resamples() -> None:

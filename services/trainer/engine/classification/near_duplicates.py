@@ -19,6 +19,7 @@ from services.vision.near_duplicates import first_of
 
 ALIKE = 0.7  # mean cosine of the centred features of two groups, from which they are one
 COMPARED = 500  # images of a category at a time, in the order of their ids
+MIXED = 1 / 3  # share of images whose likest one is of another category, from which likeness says nothing of labels
 
 
 def divided(features: Floats, images: Images, split: Split, sound: NDArray[np.bool_]) -> Partition:
@@ -31,7 +32,8 @@ def near_duplicates(features: Floats, labels: Indices, folds: int, known_groups:
     """[images]: the group of each within its category: the known ones, joined by average linkage of the features.
 
     Features with NaN join none. No group is larger than a fold's share of its category, so that every category is still
-    in every fold.
+    in every fold. If images are as much like those of other categories, the features join none either: an image whose
+    group left its category's others, but not its likes of other categories, would be predicted wrongly for that alone.
     """
     group = np.arange(len(labels))
     if known_groups is not None:
@@ -43,6 +45,8 @@ def near_duplicates(features: Floats, labels: Indices, folds: int, known_groups:
     centred = normalised(features[known])
     rows = np.zeros_like(features)
     rows[known] = normalised(centred - centred.mean(axis=0))
+    if _mixed(rows[known], labels[known]):
+        return group
     for label in np.unique(labels[known]):
         own = np.flatnonzero(known & (labels == label))
         own = own[np.argsort(group[own], kind="stable")]
@@ -52,6 +56,22 @@ def near_duplicates(features: Floats, labels: Indices, folds: int, known_groups:
             similarity = np.where(group[some] == group[some][:, None], 1, rows[some] @ rows[some].T)
             group[some] = some[_linked(similarity, len(own) // folds)]
     return group
+
+
+def _mixed(rows: Floats, labels: Indices) -> bool:
+    """Whether, of COMPARED images that are like another, more than MIXED are most like one of another category."""
+    asked = np.unique(np.linspace(0, len(rows) - 1, COMPARED).astype(np.int64))
+    best, likest = np.full(len(asked), ALIKE, rows.dtype), np.full(len(asked), -1)
+    for start in range(0, len(rows), COMPARED):
+        pulse.beat()
+        others = np.arange(start, min(start + COMPARED, len(rows)))
+        similarity = np.where(asked[:, None] == others, -np.inf, rows[asked] @ rows[others].T)
+        found = similarity.argmax(axis=1)
+        value = similarity[np.arange(len(asked)), found]
+        likest = np.where(value > best, others[found], likest)
+        best = np.maximum(best, value)
+    alike = likest >= 0
+    return bool(alike.any() and np.mean(labels[likest[alike]] != labels[asked[alike]]) > MIXED)
 
 
 def _stretches(group: Indices) -> Iterator[tuple[int, int]]:

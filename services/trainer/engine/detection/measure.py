@@ -56,7 +56,7 @@ def selection_score(
         return 0.0, 1.0, None
     values = resampled((matched,))[:, 0]
     error = float(values.std(ddof=1)) if len(values) > 1 else 0.0
-    limits = resampling_interval(value, values)
+    limits = resampling_interval(value, values, matched.truth_count)
     return value, max(error, 0.5 / matched.truth_count), Interval(limits.low, limits.high)
 
 

@@ -283,6 +283,17 @@ def test_a_training_without_a_bundle_ends_with_its_last_failure_or_a_sufficient_
     assert float(step.error.metadata["minimum_seconds"]) > present.budget.total_seconds()
 
 
+def test_a_training_some_of_whose_trials_were_too_expensive_ends_with_its_budget() -> None:
+    present, trials = training(), list[Trial]()
+    while isinstance(step := plan(served(present, trials), trials, None), StartTrial):
+        trial = planned(present, len(trials), step)
+        work = trial.work.failed(START, Failure(9, "notEnoughBudget", "It takes longer than was expected."))
+        failed = replace(trial, work=work)
+        trials.append(failed if trials else ended(trial, "succeed", 0.01, 60, ("mobilenet_v2",)))
+    assert len(trials) > 1
+    assert step == Finish(StopReason.BUDGET_REACHED)
+
+
 def test_no_more_trials_are_planned_than_names_can_keep_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     assert f"t{MAX_TRIALS - 1:03d}" == "t999"
     present = training(budget=timedelta(seconds=3600.0))

@@ -258,7 +258,7 @@ async def test_a_model_that_cannot_be_trained_fails_with_the_reason_at_no_cost(
     ("categories", "reason", "text"),
     [
         ((("Owl", 30, 30), ("wren", 10, 10)), "categoriesUnknown", "'Owl' (30 images; did you mean 'owl'?)"),
-        ((("owl", 0, 0), ("wren", 0, 0)), "datasetAnnotationsInvalid", "has no annotations"),
+        ((("owl", 0, 0), ("wren", 0, 0)), "datasetAnnotationsInvalid", "has no annotations that can be used (crowds"),
     ],
 )
 async def test_an_unusable_test_dataset_fails_the_model_before_anything_is_spent(
