@@ -20,9 +20,7 @@ from services.vision.image_detections import ImageDetections
 from services.vision.inputs import Pixels
 
 CELLS = 49  # about
-SHOWN_SIDE = (
-    1024  # pixels of the overlay, at most; images of twice that and more are scaled down before they are covered
-)
+SHOWN_SIDE = 1024  # pixels of the overlay, at most; an image of twice that is scaled down before it is covered
 _INK = np.array([230, 30, 30], np.float32)
 _STRENGTH = 0.65  # of the ink where the weight is 1
 

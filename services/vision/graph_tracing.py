@@ -23,14 +23,14 @@ from onnx import TensorProto
 from torch import Tensor, nn
 
 from services.vision.backbones import Network, build
-from services.vision.catalogue import BACKBONES, DETECTORS
+from services.vision.catalogue import BACKBONES, DETECTORS, RANDOM_START
 from services.vision.detector_builder import build_detector
 from services.vision.detector_network import DetectorNetwork
 from services.vision.torchvision_detectors import FasterRcnnDetector
 from services.vision.transformer_detectors import TransformerDetector
 
 OPSET = 20
-USUAL = ("efficientnet_lite0", "efficientnet_lite2", "mobilenet_v2", "yolox_nano", "yolox_tiny")
+USUAL = ("efficientnet_lite0", "efficientnet_lite2", "mobilenet_v2", RANDOM_START, "yolox_nano", "yolox_tiny")
 PREFIX = "network."  # of the names of tensors that a model's weights replace
 CATEGORIES = 1009  # of a traced detector: a prime, which stands for the number of categories wherever it appears
 _MAKERS = ("torch", "torchvision", "timm", "transformers", "onnx", "onnxscript")

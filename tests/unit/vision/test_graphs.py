@@ -13,13 +13,15 @@ from onnx import helper
 from PIL import Image
 from safetensors.torch import load_file
 
+from services.trainer.domain import Hyperparameters
+from services.trainer.planner import classifier_recipes, ladder
 from services.vision import bundle, graph_models, graph_tracing
 from services.vision.backbones import Network
-from services.vision.card import graph_file
+from services.vision.card import ModelKind, graph_file
 from services.vision.catalogue import DETECTORS
 from services.vision.detector_builder import build_detector, load_detector_weights
 from services.vision.graph_models import Graph, GraphClassifier, GraphDetector
-from services.vision.graph_tracing import GraphUnavailable
+from services.vision.graph_tracing import USUAL, GraphUnavailable
 from services.vision.sealing import BundleCorrupt, seal
 from tests.support.detectors import detector
 from tests.support.hostile_images import encoded
@@ -112,6 +114,15 @@ def test_a_graph_names_no_file_and_holds_no_weights(tmp_path: Path, graphs: Path
 def test_what_was_traced_is_not_traced_again(graphs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graph_tracing, "_trace", lambda *_: pytest.fail("traced again"))
     graph_tracing.add("squeezenet1_1", graphs)
+
+
+@pytest.mark.parametrize("kind", list(ModelKind))
+def test_networks_that_trainings_begin_with_are_traced_at_the_set_up(kind: ModelKind) -> None:
+    wanted = Hyperparameters()
+    recipes = [ladder.first(kind, wanted)]
+    if kind is ModelKind.GENERIC_CLASSIFIER:
+        recipes += classifier_recipes.scratch(wanted)
+    assert {name for recipe in recipes for name in recipe.backbones} <= set(USUAL)
 
 
 @pytest.mark.parametrize("name", ["fasterrcnn_mobilenet_v3_large_320_fpn", "dfine_nano"])

@@ -49,7 +49,7 @@ def test_a_graph_gives_the_features_of_torch(network: Network, tmp_path: Path, g
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "device"), [("resnet18", "cpu"), (NAME, "cuda")])
+@pytest.mark.parametrize(("name", "device"), [("mobilenet_v3_large", "cpu"), (NAME, "cuda")])
 def test_torch_runs_what_has_no_graph_and_what_is_not_on_a_cpu(
     name: str, device: str, tmp_path: Path, graphs: Path
 ) -> None:
