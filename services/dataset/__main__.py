@@ -31,6 +31,7 @@ from services.kit.blobs import Blobs
 from services.kit.clock import SystemClock
 from services.kit.collection import Collection
 from services.kit.errors import DatasetNotFound, UploadNotFound
+from services.kit.folders import try_writing
 from services.kit.holds import Holds
 from services.kit.queue import Queue
 from services.kit.reach import UPLOADS
@@ -82,6 +83,7 @@ async def _ports(settings: DatasetSettings, role: Role) -> AsyncGenerator[_Ports
     name = f"dataset-{role}"
     exported, seconds = (metrics.API, ANSWER_SECONDS) if role is Role.API else (metrics.WORKER, PATIENT_SECONDS)
     with observe.measured(name, settings, exported) as telemetry:
+        try_writing(settings.scratch_directory)
         blobs = await (
             open_blobs(settings, telemetry, seconds) if role is Role.API else open_blobs(settings, telemetry)
         )
@@ -106,11 +108,8 @@ async def serve(settings: DatasetSettings, stop: asyncio.Event) -> None:
         service = Service(DESCRIPTOR, add_DatasetServiceServicer_to_server, servicer, REQUEST_BYTES)
 
         async def ready() -> bool:
-            async with asyncio.timeout(1):
-                await view.synced()
-                await kept.view.synced()
-                await accounts.view.synced()
-                await holds.view.synced()
+            if not all(one.is_synced for one in (view, kept.view, accounts.view, holds.view)):
+                return False
             await ports.blobs.ping()
             return True
 

@@ -22,6 +22,7 @@ from services.infra.doctor_machine import check_confinement, check_devices, chec
 from services.infra.doctor_nats import check_nats
 from services.infra.doctor_services import check_gateway, check_services
 from services.infra.doctor_store import check_store
+from services.infra.doctor_variables import check_variables
 from services.infra.findings import Finding, Report, as_json, as_text, examine, has_faults
 from services.kit.settings import Settings, load
 
@@ -78,6 +79,7 @@ def _checks(settings: DoctorSettings, nats_monitor: str) -> dict[str, Callable[[
     folders: dict[str, Path | None] = {f"SIGHTLINE_{name.upper()}": getattr(settings, name) for name in names}
     key_file = os.environ.get("SIGHTLINE_SIGNING_KEY_FILE")
     return {
+        "settings": check_variables,
         "nats": partial(check_nats, settings=settings, monitor_url=nats_monitor),
         "store": partial(check_store, settings=settings),
         "services": partial(check_services, settings=settings),

@@ -12,6 +12,7 @@ from pathlib import Path
 from services.infra.findings import GIB, Report
 from services.kit import confinement
 from services.kit.digests import file_digest
+from services.kit.folders import try_writing
 from sightline.plurals import counted
 
 WORKER_BYTES = 4 * GIB  # of memory, with which trainings of small networks succeed
@@ -164,9 +165,7 @@ async def check_folders(report: Report, folders: dict[str, Path | None]) -> None
     temporary = {"the temporary folder (TMPDIR)": Path(tempfile.gettempdir())}
     for name, folder in {**temporary, **{name: path for name, path in folders.items() if path}}.items():
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder) as file:
-                file.write(b"x")
+            try_writing(folder)
         except OSError as error:
             report.fault(
                 f"{name} {folder} cannot be written: {error}", "let the services' user write there, or choose another"

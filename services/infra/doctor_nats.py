@@ -90,6 +90,10 @@ def _server(report: Report, connection: Client) -> None:
 async def _jetstream(report: Report, js: JetStreamContext) -> bool:
     try:
         account = await js.account_info()
+    except nats.errors.TimeoutError:
+        remedy = "give SIGHTLINE_NATS_USER the rights of its process (docs/access.md), or start more of the servers"
+        report.fault("JetStream does not answer: the user may not ask, or the cluster has no leader", remedy)
+        return False
     except (nats.js.errors.Error, nats.errors.Error) as error:
         remedy = "give nats-server a `jetstream { store_dir: ... }` block, and the account JetStream"
         report.fault(f"JetStream is off ({str(error) or type(error).__name__})", remedy)

@@ -13,6 +13,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from services.infra.http_body import Scope
 from services.infra.http_calls import HttpCalls, Receive, Send, answer_probe
 from services.infra.http_tls import http_tls
+from services.infra.ports import listening
 from services.infra.tls import tell_expiries
 from services.kit.log import Log
 from services.kit.settings import Settings, refuse_exposure
@@ -44,12 +45,13 @@ class HttpServer:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> int:
-        """Accepts requests; returns the port. OSError if it is in use."""
-        listening = _listen(self._settings.host, self._settings.port)
-        port = int(listening.getsockname()[1])
-        self._start("server", self._server.serve([listening]))
+        """Accepts requests; returns the port. PortUnusable."""
+        own = self._listening("SIGHTLINE_PORT", self._settings.port)
+        port = int(own.getsockname()[1])
+        self._start("server", self._server.serve([own]))
         if self._probe:
-            self._start("probe", self._probe.serve([_listen(self._settings.host, self._settings.probe_port)]))
+            probed = self._listening("SIGHTLINE_PROBE_PORT", self._settings.probe_port)
+            self._start("probe", self._probe.serve([probed]))
         self._start("gauges", self._calls.tell())
         self._start("expiries", tell_expiries(self._settings, self._telemetry))
         if self._tls:
@@ -76,6 +78,12 @@ class HttpServer:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         _log.info("server_stopped")
+
+    def _listening(self, setting: str, port: int) -> socket.socket:
+        host = self._settings.host
+        with listening(setting, host, port):
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            return socket.create_server((host, port), family=family, backlog=2048)
 
     def _start(self, name: str, work: Any) -> None:
         self._tasks.append(asyncio.create_task(work, name=name))
@@ -153,8 +161,3 @@ class _TimedProtocol(H11Protocol):
         if self._head_timer:
             self._head_timer.cancel()
             self._head_timer = None
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=2048)

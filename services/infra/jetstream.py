@@ -30,6 +30,7 @@ ANSWER_SECONDS = 1.8  # for a call of an api with all its attempts: it says UNAV
 PATIENT_SECONDS = 5.0  # for a call of a worker, whom nobody waits for
 REQUEST_SECONDS = 5.0
 PAUSE_SECONDS = 0.2
+MAX_FORBIDDEN = 20  # subjects that are logged; more are no news
 ATTEMPTS = 5
 STREAM_MISSING = {10059, 10014}  # JetStream's codes: no such stream, no such consumer
 NAME_IN_USE = 10058
@@ -105,13 +106,22 @@ class _Reports:
         self._url = url
         self._answered = False
         self.problem = "no answer"
+        self._forbidden = set[str]()
 
     async def error(self, error: Exception) -> None:
         fault = explain(str(error)) or type(error).__name__
+        if "permissions violation" in fault.lower():
+            self._tell_forbidden(fault)
         log.debug("nats.error", problem=fault)  # twice a second while the server is away
         said = not isinstance(error, OSError) or isinstance(error, ssl.SSLError)
         if not self._answered or said:  # what the server said matters more than how the socket closed
             self.problem, self._answered = fault, said
+
+    def _tell_forbidden(self, problem: str) -> None:
+        """Once for each subject: whoever uses it hears only that nobody answers."""
+        if problem not in self._forbidden and len(self._forbidden) < MAX_FORBIDDEN:
+            self._forbidden.add(problem)
+            log.error("nats.forbidden", problem=problem, remedy="give SIGHTLINE_NATS_USER the rights of its process")
 
     async def disconnected(self) -> None:
         log.warning("nats.disconnected")
@@ -187,11 +197,11 @@ async def _ask(
         except nats.errors.MaxPayloadError:
             raise  # the caller's fault: retrying does not make it smaller
         except (nats.errors.Error, OSError) as error:
-            raise Unavailable(what=what, problem=str(error) or type(error).__name__) from error
+            raise Unavailable(what=what, problem=explain(str(error)) or type(error).__name__) from error
         try:
             await restore()
         except (nats.errors.Error, OSError) as error:  # JetStream itself may still be starting
-            problem = str(error) or type(error).__name__
+            problem = explain(str(error)) or type(error).__name__
             await asyncio.sleep(PAUSE_SECONDS)
     raise Unavailable(what=what, problem=problem)
 

@@ -15,7 +15,7 @@ from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, Header, RetentionPolicy, StorageType, StreamConfig
 
 from services.infra.jetstream import ANSWER_SECONDS, PAUSE_SECONDS, REQUEST_SECONDS, ask, ensure_stream, is_back
-from services.infra.nats_access import heeding_cancellation
+from services.infra.nats_access import explain, heeding_cancellation
 from services.kit import tracing
 from services.kit.errors import Unavailable
 from services.kit.log import Log
@@ -95,6 +95,7 @@ class JetStreamQueue:
         self._replicas = replicas
         self._answer_seconds = answer_seconds
         self._ready: set[str] = set()
+        self._problem = ""  # that was logged, until the queue can be read
 
     async def ensure_stream(self) -> None:
         """Creates the stream if it is missing."""
@@ -132,10 +133,13 @@ class JetStreamQueue:
             left = end - time.monotonic()
             message = None
             if await is_back(self._connection, left):
-                with suppress(nats.errors.Error, OSError, TimeoutError):  # an outage counts as no job
+                try:
                     if kind not in self._ready:
                         await self._ensure_consumer(kind, subject)
                     message = await heeding_cancellation(partial(self._pull, kind, min(left, PULL_SECONDS)))
+                    self._problem = ""
+                except (nats.errors.Error, OSError, TimeoutError) as error:  # an outage counts as no job
+                    self._tell_problem(kind, error)
             if message is not None:
                 return JetStreamDelivery(kind, message)
             left = end - time.monotonic()
@@ -143,6 +147,13 @@ class JetStreamQueue:
                 return None
             if kind not in self._ready:
                 await asyncio.sleep(min(PAUSE_SECONDS, left))
+
+    def _tell_problem(self, kind: str, error: Exception) -> None:
+        """Logs once what keeps the consumer from being made."""
+        problem = explain(str(error)) or type(error).__name__
+        if kind not in self._ready and problem != self._problem:
+            self._problem = problem
+            log.warning("queue.unavailable", kind=kind, problem=problem)
 
     async def depth(self, kind: str) -> int:
         info = await self._consumer_info(kind)

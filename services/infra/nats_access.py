@@ -22,6 +22,8 @@ from sightline.client.transport.reloading import ReloadingFiles
 
 # A TLS alert, which the server sends: `tlsv1 alert unknown ca`, `sslv3 alert certificate expired`.
 REFUSED = re.compile(r"alert.*(certificate|unknown ca)", re.IGNORECASE)
+DENIED = re.compile(r"authorization violation|authentication (error|expired|revoked|timeout)", re.IGNORECASE)
+NO_JETSTREAM = re.compile(r"ServiceUnavailableError|no responders", re.IGNORECASE)
 
 T = TypeVar("T")
 _log = Log(__name__)
@@ -159,9 +161,13 @@ def client_and_options(url: str, access: NatsAccess) -> tuple[Client, dict[str, 
 
 
 def explain(problem: str) -> str:
-    """What to set, judged by the error; the problem itself if it has nothing to do with TLS."""
+    """What to set, judged by the error; the problem itself if no setting is known to be its cause."""
     if fault := unverified(problem, "SIGHTLINE_NATS_CA"):
         return fault
     if REFUSED.search(problem):
         return "it asks for a certificate; set SIGHTLINE_NATS_CERTIFICATE and SIGHTLINE_NATS_KEY to one that it accepts"
+    if DENIED.search(problem):
+        return f"it does not let the process in ({problem}); see SIGHTLINE_NATS_USER and _PASSWORD, or _CREDENTIALS"
+    if NO_JETSTREAM.search(problem):
+        return f"JetStream does not answer ({problem}); give nats-server a `jetstream` block, and the account JetStream"
     return problem

@@ -17,6 +17,7 @@ from prometheus_client import start_http_server as start_metrics_server
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from services.infra.liveness import Pulse
+from services.infra.ports import listening
 from services.kit import log, tracing
 from services.kit.masking import masked_urls
 from services.kit.settings import Settings
@@ -227,6 +228,7 @@ def measured(service: str, settings: Settings, metrics: Iterable[Metric] = ()) -
 
     Within the block the running event loop is watched: see `Pulse`. This is the process's only registry: its children
     report over their pipes. `metrics` are exported from the start. Spans go where the environment says, if anywhere.
+    PortUnusable.
     """
     with traced(service, os.environ) as tracer, closing(Pulse(settings.loop_stuck_seconds)) as pulse:
         telemetry = PrometheusTelemetry(service, tracer)
@@ -235,7 +237,9 @@ def measured(service: str, settings: Settings, metrics: Iterable[Metric] = ()) -
             yield telemetry
             return
         registry, host, port = telemetry.registry, settings.host, settings.metrics_port
-        with closing(MetricsEndpoint(registry, host, port, lambda: pulse.is_late)):
+        with listening("SIGHTLINE_METRICS_PORT", host, port):
+            endpoint = MetricsEndpoint(registry, host, port, lambda: pulse.is_late)
+        with closing(endpoint):
             yield telemetry
 
 

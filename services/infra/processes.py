@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import NoReturn
 
 from services.kit.log import Log
@@ -29,10 +30,20 @@ async def _main(main: Callable[[asyncio.Event], Awaitable[None]]) -> NoReturn:
     try:
         await main(stop)
     except Exception as error:  # noqa: BLE001 - whatever it is, it ends the process
-        _log.error("process_failed", error)
+        _log.error("process_failed", error, **_setting_of(error))
         status = 1
     sys.stdout.flush()
     os._exit(status)
+
+
+def _setting_of(error: Exception) -> dict[str, str]:
+    """Which variable has the path that the error is about, or a folder above it: the system's message names none."""
+    path = error.filename if isinstance(error, OSError) else None
+    if not isinstance(path, str):
+        return {}
+    ours = ((name, value) for name, value in os.environ.items() if name.startswith("SIGHTLINE_") and value)
+    named = [name for name, value in ours if Path(path).is_relative_to(value)]
+    return {"setting": ", ".join(named)} if named else {}
 
 
 def stop_at_signals(stop: asyncio.Event) -> None:

@@ -16,6 +16,7 @@ from services.infra.auth import guard_of
 from services.infra.calls import Calls, Check
 from services.infra.connections import STANDARD, Connections
 from services.infra.limits import Limits
+from services.infra.ports import listening
 from services.infra.tls import server_credentials, tell_expiries
 from services.kit.log import Log
 from services.kit.settings import Settings, refuse_exposure
@@ -112,15 +113,17 @@ class Server:
         reflection.enable_server_reflection(names, self._grpc)
 
     async def start(self) -> int:
-        """Accepts calls, once it is ready; returns the port. RuntimeError if the port is in use."""
-        address = self._address(self._settings.port)
-        if self._credentials:
-            port = self._grpc.add_secure_port(address, self._credentials)
-        else:
-            port = self._grpc.add_insecure_port(address)
+        """Accepts calls, once it is ready; returns the port. PortUnusable."""
+        host, port, probe_port = self._settings.host, self._settings.port, self._settings.probe_port
+        with listening("SIGHTLINE_PORT", host, port):
+            if self._credentials:
+                port = self._grpc.add_secure_port(self._address(port), self._credentials)
+            else:
+                port = self._grpc.add_insecure_port(self._address(port))
         await self._set_health(serving=self._ready is None)
         if self._probe:
-            self._probe.add_insecure_port(self._address(self._settings.probe_port))
+            with listening("SIGHTLINE_PROBE_PORT", host, probe_port):
+                self._probe.add_insecure_port(self._address(probe_port))
             await self._probe.start()
         if self._ready:
             self._readiness = asyncio.create_task(self._follow(self._ready), name="readiness")

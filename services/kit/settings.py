@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from services.kit.masking import masked_urls
@@ -18,6 +26,10 @@ from sightline.client.transport.addresses import MAX_PORT, fault_of, fault_of_en
 
 # For tokens: asymmetric ones only, so that knowing the public key is not enough to sign.
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
+
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+UNITS = {"seconds": 1, "hours": 3600, "days": 86400}  # with which names of durations end
+LONGEST_SECONDS = 1e9  # of a duration: 31 years, which dates and NATS can count
 
 
 def _address(value: str) -> str:
@@ -34,7 +46,9 @@ Share = Annotated[float, Field(gt=0, le=1)]
 class Settings(BaseSettings):
     """Each field is read from `SIGHTLINE_<FIELD>`; a secret also from the file named by `SIGHTLINE_<FIELD>_FILE`."""
 
-    model_config = SettingsConfigDict(env_prefix="SIGHTLINE_", frozen=True, extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix="SIGHTLINE_", frozen=True, extra="ignore", env_ignore_empty=True, allow_inf_nan=False
+    )
 
     host: str = "127.0.0.1"
     port: Port = 50051
@@ -62,10 +76,10 @@ class Settings(BaseSettings):
     loop_stuck_seconds: float = Field(
         default=60.0, ge=0
     )  # how long the event loop may be stuck before the process ends
-    drain_seconds: float = 1.0  # between NOT_SERVING and refusing new calls
-    grace_seconds: float = 30.0  # for calls in flight
+    drain_seconds: float = Field(default=1.0, ge=0)  # between NOT_SERVING and refusing new calls
+    grace_seconds: float = Field(default=30.0, ge=0)  # for calls in flight
     max_calls: int = Field(default=1000, ge=1)  # at once; more are refused
-    max_stream_seconds: float = 3600.0  # the longest that a streaming call may last
+    max_stream_seconds: float = Field(default=3600.0, gt=0)  # the longest that a streaming call may last
     max_open_calls: int = Field(default=32, ge=2)  # at once, of rpcs that need no token: health
     max_connections: int = Field(default=1000, ge=1)
     max_bytes_in_flight: int = Field(default=128 * 1024**2, ge=1024**2)  # of requests and responses in memory
@@ -122,6 +136,21 @@ class Settings(BaseSettings):
         r"""Where entries of the audit go: `stdout`, `nats`, files; `\,` is a comma in a file's name."""
         words = (part.replace(r"\,", ",").strip() for part in re.split(r"(?<!\\),", self.audit))
         return tuple(word for word in words if word not in ("", "none"))
+
+    @field_validator("*")
+    @classmethod
+    def _of_durations(cls, value: object, info: ValidationInfo) -> object:
+        seconds = UNITS.get(str(info.field_name).rpartition("_")[2])
+        if seconds and isinstance(value, float) and value * seconds > LONGEST_SECONDS:
+            raise ValueError("that is more than 31 years")
+        return value
+
+    @field_validator("log_level")
+    @classmethod
+    def _of_levels(cls, value: str) -> str:
+        if value.upper() not in LOG_LEVELS:
+            raise ValueError(f"that is none of {', '.join(LOG_LEVELS)}")
+        return value
 
     @field_validator("host")
     @classmethod

@@ -36,6 +36,7 @@ class View(Generic[T]):
         self._ordered: list[Versioned[T]] | None = None  # the items in that order; None: neither is current
         self._revision = 0
         self._version = 0
+        self._problem = ""  # that was logged, until the next sync
         self.unreadable: frozenset[str] = frozenset()  # names of the records that were left out
         self._synced = asyncio.Event()
         self._moved = asyncio.Condition()
@@ -45,8 +46,15 @@ class View(Generic[T]):
         while True:
             try:
                 await self._watch()
-            except Unavailable:
+            except Unavailable as error:
+                self._tell_problem(error.message)
                 await asyncio.sleep(self._retry_seconds)
+
+    def _tell_problem(self, problem: str) -> None:
+        """Logs it once, however often the watch is tried again."""
+        if problem != self._problem:
+            self._problem = problem
+            _log.warning("records_unavailable", collection="/".join(self._collections), problem=problem)
 
     async def _watch(self) -> None:
         changes = self._records.watch(*self._collections)
@@ -59,7 +67,7 @@ class View(Generic[T]):
                 self._apply(change, items, unreadable)
             else:
                 return
-        self._items, self._ordered = items, None
+        self._items, self._ordered, self._problem = items, None, ""
         self._synced.set()
         await self._tell(unreadable, revision)
         async for change in changes:

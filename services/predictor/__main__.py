@@ -23,6 +23,7 @@ from services.kit.blobs import Blobs
 from services.kit.clock import SystemClock
 from services.kit.collection import Collection
 from services.kit.errors import BatchPredictionNotFound, Unavailable
+from services.kit.folders import try_writing
 from services.kit.holds import Holds
 from services.kit.log import Log
 from services.kit.records import Table
@@ -179,6 +180,7 @@ def _replica(
     directory = settings.model_cache_directory or Path(
         stack.enter_context(tempfile.TemporaryDirectory(prefix="sightline-bundles-"))
     )
+    try_writing(directory)
 
     def running() -> AbstractAsyncContextManager[Predictor]:
         from services.predictor import engines  # noqa: PLC0415 - an idle worker does without any

@@ -21,7 +21,7 @@ class PredictorSettings(settings.Settings):
     """Limits and the trainer's address; each field is read from `SIGHTLINE_<FIELD>`."""
 
     port: settings.Port = 50053
-    max_calls: int = 256  # at once; each may have an image in memory before it is admitted or refused
+    max_calls: int = Field(default=256, ge=1)  # at once; each may hold an image before it is admitted or refused
     max_bytes_in_flight: int = Field(default=512 * 1024**2, ge=1024**2)
     trainer_address: settings.Address = "127.0.0.1:50052"  # host:port of the trainer api
     bundle_key: Path | None = None  # public keys, in PEM, of which one must have signed every bundle

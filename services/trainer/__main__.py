@@ -20,6 +20,7 @@ from services.infra.server import Server, Service
 from services.infra.store import open_blobs
 from services.kit import consume
 from services.kit.clock import SystemClock
+from services.kit.folders import try_writing
 from services.kit.jobs import handler as handler_of
 from services.kit.settings import load, refuse_exposure
 from services.kit.tasks import alongside
@@ -156,6 +157,7 @@ async def work(settings: TrainerSettings, stop: asyncio.Event, *, once: bool = F
         telemetry = stack.enter_context(observe.measured("trainer-worker", settings, metrics.WORKER))
         telemetry.set(metrics.WORKER_READY, 0)
         root = settings.work_dir or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sightline-worker-")))
+        try_writing(root)
         temporary = cleared(root)
         command = *COMMAND, settings.device, str(settings.processes), *_limits(settings, root)
         pool = ChildPool(

@@ -23,8 +23,8 @@ def doctor(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help="Check only nats, store, services, gateway, keys, devices, memory, confinement, folders or weights; "
-            "can be repeated."
+            help="Check only settings, nats, store, services, gateway, keys, devices, memory, confinement, folders or "
+            "weights; can be repeated."
         ),
     ] = None,
     inside: Annotated[

@@ -204,3 +204,21 @@ def runbooks(rules: dict[str, Any]) -> list[str]:
 
 def anchor(url: str) -> str:
     return url.partition("#")[2]
+
+
+def test_the_overlay_with_credentials_from_the_cloud_reaches_the_bucket_of_its_region(tmp_path: Path) -> None:
+    access = (ROOT / "docs" / "access.md").read_text()
+    (block,) = re.findall(r"```yaml\n(components:\n.*?)```", access, re.DOTALL)
+    shutil.copytree(K8S, tmp_path / "k8s")
+    ours = tmp_path / "k8s" / "overlays" / "ours"
+    ours.mkdir()
+    head = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [../../base]\n"
+    (ours / "kustomization.yaml").write_text(head + block)
+    made = {
+        (one["kind"], one["metadata"]["name"].split("-settings")[0]): one
+        for one in yaml.safe_load_all(render_text(ours))
+    }
+    settings = made["ConfigMap", "sightline"]["data"]
+    assert settings["SIGHTLINE_S3_ENDPOINT"] == "s3.eu-central-1.amazonaws.com"
+    assert settings["SIGHTLINE_S3_REGION"] == "eu-central-1"
+    assert "role-arn" in str(made["ServiceAccount", "sightline-dataset-api"]["metadata"]["annotations"])

@@ -20,6 +20,7 @@ from services.infra.auth import Guard, guard_of
 from services.infra.http_calls import HttpCalls
 from services.infra.http_server import HttpServer
 from services.infra.limits import Limits
+from services.infra.ports import PortUnusable
 from services.kit.errors import SightlineError
 from services.kit.settings import Settings
 from services.kit.telemetry import MemoryTelemetry
@@ -98,6 +99,15 @@ async def raw(port: int, *parts: bytes) -> bytes:
     response = await asyncio.wait_for(reader.read(), 10)
     writer.close()
     return response
+
+
+@pytest.mark.parametrize("setting", ["port", "probe_port"])
+async def test_a_port_in_use_is_named_with_its_setting(setting: str):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(PortUnusable, match=f"SIGHTLINE_{setting.upper()}: nothing can listen on port {port}"):
+            async with serving(**{setting: port}):
+                pass
 
 
 async def test_a_body_that_is_announced_as_too_large_is_refused_before_any_of_it_is_sent():
