@@ -60,6 +60,7 @@ class Replica:
             "SIGHTLINE_NATS_URL": nats_url,
             "SIGHTLINE_STORE_DIRECTORY": str(folder / "store"),
             "SIGHTLINE_PORT": str(self.port),
+            "SIGHTLINE_MAX_PROJECT_DATASETS": "1000000",  # no worker removes those that were deleted
             "PYTHONFAULTHANDLER": "1",
         }
         self.start()

@@ -32,13 +32,13 @@ def test_groups_do_not_reach_into_another_category() -> None:
 
 def test_labels_that_are_noise_are_predicted_as_by_chance() -> None:
     right = list[float]()
-    for seed in range(3):
+    for seed in range(6):
         features, _, _ = bursts(count=5, shots=30, categories=1, seed=seed)
         labels = np.random.default_rng(seed).integers(0, 5, len(features))
         partition = divide(labels, Split(folds=5, seed=seed), near_duplicates(features, labels, folds=5))
         head = fit_head([[features]], labels, partition.fold, 5, 5)
         right.append(float(np.mean(head.out_of_fold.argmax(axis=1) == labels)))
-    assert 0.15 < np.mean(right) < 0.25
+    assert 0.14 < np.mean(right) < 0.26  # 4.5 standard errors from chance
 
 
 def test_a_group_is_at_most_a_fold_of_its_category() -> None:
