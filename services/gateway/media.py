@@ -34,9 +34,9 @@ class Media:
     def image(self) -> bytes:
         """The image, of a form its first file, or else the first part that is not empty; InvalidRequest without one."""
         present = [part for part in self.parts if part.content]
-        for part in sorted(present, key=lambda part: not part.file_name):
-            return bytes(part.content)
-        raise InvalidRequest(field="body", problem="there is no image in it")
+        if not present:
+            raise InvalidRequest(field="body", problem="there is no image in it")
+        return bytes(min(present, key=lambda part: not part.file_name).content)
 
 
 def medium(content_type: str, body: bytes) -> Media:

@@ -109,7 +109,7 @@ class _Reports:
         self._forbidden = set[str]()
 
     async def error(self, error: Exception) -> None:
-        fault = explain(str(error)) or type(error).__name__
+        fault = explain(error)
         if "permissions violation" in fault.lower():
             self._tell_forbidden(fault)
         log.debug("nats.error", problem=fault)  # twice a second while the server is away
@@ -197,11 +197,11 @@ async def _ask(
         except nats.errors.MaxPayloadError:
             raise  # the caller's fault: retrying does not make it smaller
         except (nats.errors.Error, OSError) as error:
-            raise Unavailable(what=what, problem=explain(str(error)) or type(error).__name__) from error
+            raise Unavailable(what=what, problem=explain(error)) from error
         try:
             await restore()
         except (nats.errors.Error, OSError) as error:  # JetStream itself may still be starting
-            problem = explain(str(error)) or type(error).__name__
+            problem = explain(error)
             await asyncio.sleep(PAUSE_SECONDS)
     raise Unavailable(what=what, problem=problem)
 

@@ -150,7 +150,7 @@ class JetStreamQueue:
 
     def _tell_problem(self, kind: str, error: Exception) -> None:
         """Logs once what keeps the consumer from being made."""
-        problem = explain(str(error)) or type(error).__name__
+        problem = explain(error)
         if kind not in self._ready and problem != self._problem:
             self._problem = problem
             log.warning("queue.unavailable", kind=kind, problem=problem)

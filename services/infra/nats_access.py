@@ -160,8 +160,9 @@ def client_and_options(url: str, access: NatsAccess) -> tuple[Client, dict[str, 
     return EncryptedClient(access) if is_encrypted(url, access) else HeedingClient(), options
 
 
-def explain(problem: str) -> str:
-    """What to set, judged by the error; the problem itself if no setting is known to be its cause."""
+def explain(error: Exception) -> str:
+    """What to set, judged by the error; what it says, or its type, if no setting is known to be its cause."""
+    problem = str(error) or type(error).__name__
     if fault := unverified(problem, "SIGHTLINE_NATS_CA"):
         return fault
     if REFUSED.search(problem):
