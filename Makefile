@@ -119,9 +119,9 @@ campaign: setup ## Simulate 500 trainings in which everything dies at random
 	@SIGHTLINE_CAMPAIGN=500 $(BIN)/python -m pytest -q tests/unit/trainer/test_campaign.py
 
 .PHONY: chaos
-chaos: setup ## Disturb a real suite; SEED=1 MINUTES=10 CALLERS=4 PACE=1 ONLY=zombie,kill-server; STORY=records for NATS alone
+chaos: setup ## Disturb a real suite; SEED=1 MINUTES=10 CALLERS=4 PACE=1 MODELS=1 ONLY=zombie,kill-server; STORY=records for NATS alone
 	@$(BIN)/python -m tests.chaos.campaign.run $(or $(STORY),suite) --seed $(or $(SEED),1) --minutes $(or $(MINUTES),10) \
-	  --lanes $(or $(CALLERS),4) --pace $(or $(PACE),1) --only "$(ONLY)"
+	  --lanes $(or $(CALLERS),4) --pace $(or $(PACE),1) --models $(or $(MODELS),1) --only "$(ONLY)"
 
 .PHONY: coverage
 coverage: setup ## Run every test, and print the lines that none of them ran in its own process

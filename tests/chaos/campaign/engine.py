@@ -23,6 +23,7 @@ from services.kit.errors import Diverged
 from services.trainer.engine.__main__ import _die_with_parent as die_with_parent
 from services.trainer.framing import receive_signal, receive_task, send
 from services.trainer.messages import (
+    MANIFEST_FILE,
     Checkpoint,
     EvaluateTask,
     EvaluationResult,
@@ -39,7 +40,7 @@ from services.vision.card import CARD_FILE, WEIGHTS_FILE, WeightsSource
 from services.vision.sealing import seal
 
 HEAD_STEPS, STEPS = 3, 12
-STEP_SECONDS = 0.05, 0.3
+STEP_SECONDS = 0.05, 0.3  # shorter by the campaign's pace
 BLOCK_BYTES = 100_000  # of a checkpoint and of weights, so that the store has something to do
 FAILS, DIES = 0.05, 0.08  # shares of the trials whose training fails, and whose first child dies
 SCORE = 0.5
@@ -112,7 +113,7 @@ class Training:
         fails, dies = chance.random() < FAILS, chance.random() < DIES
         last_save = time.monotonic()
         while self.step < steps_of(task):
-            time.sleep(chance.uniform(*STEP_SECONDS))
+            time.sleep(chance.uniform(*STEP_SECONDS) / float(os.environ["CAMPAIGN_PACE"]))
             self.step += 1
             self.trace.write(step=self.step)
             send(self.pipe, Progress(fraction=self.step / steps_of(task), phase="train"))
@@ -208,9 +209,9 @@ def _predictions(output: Path) -> Path:
 
 
 def _digest_of(folder: Path) -> str:
-    """The digest of a snapshot's files."""
+    """The digest of a snapshot's images and annotations: its manifest names one of the datasets that have these."""
     digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
+    for path in sorted(path for path in folder.iterdir() if path.name != MANIFEST_FILE):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import resource
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from random import Random
 from typing import Protocol
 
@@ -68,15 +69,14 @@ class Planned:
 
 
 def schedule(
-    seed: str, count: int, names: Sequence[str], pause_seconds: tuple[float, float], pace: float = 1.0
-) -> list[Planned]:
-    """That many faults; every name comes once before one comes again. Pauses and faults are shorter by the pace."""
-    chance, left, planned = Random(f"{seed}/faults"), list[str](), list[Planned]()
-    for number in range(count):
+    seed: str, names: Sequence[str], pause_seconds: tuple[float, float], pace: float = 1.0
+) -> Iterator[Planned]:
+    """Faults without end; every name comes once before one comes again. Pauses and faults are shorter by the pace."""
+    chance, left = Random(f"{seed}/faults"), list[str]()
+    for number in count():
         left = left or chance.sample(names, len(names))
         seconds, pause = chance.uniform(LEAST_SECONDS, MOST_SECONDS), chance.uniform(*pause_seconds)
-        planned.append(Planned(number, pause / pace, left.pop(), seconds / pace, f"{seed}/{number}"))
-    return planned
+        yield Planned(number, pause / pace, left.pop(), seconds / pace, f"{seed}/{number}")
 
 
 def carry_out(planned: Planned, site: Site) -> str:

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,9 +26,20 @@ from tests.chaos.campaign.probes import Outage
 from tests.chaos.campaign.records import Story
 
 PAUSE_SECONDS = 0.5, 3.0  # between two faults
-ENDLESS = 1_000_000  # faults planned for a run whose time ends it
 
 Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a campaign is to do."""
+
+    seed: str
+    minutes: float
+    callers: int
+    only: Sequence[str] = ()  # names of faults; empty: all of the story's
+    pace: float = 1.0  # how many times as fast faults follow each other, and trainings step
+    models: int = 1  # of each dataset, or one more
 
 
 @dataclass(slots=True)
@@ -40,7 +51,7 @@ class Outcome:
 
 
 def disturb(
-    site: Site, planned: Sequence[Planned], minutes: float, say: Say, outages: list[Outage] | None = None
+    site: Site, planned: Iterable[Planned], minutes: float, say: Say, outages: list[Outage] | None = None
 ) -> Counter[str]:
     """Carries out the faults until the time is over; returns how many of each there were.
 
@@ -60,24 +71,22 @@ def disturb(
     return done
 
 
-def records(
-    seed: str, minutes: float, folder: Path, say: Say, *, lanes: int, only: Sequence[str], pace: float = 1.0
-) -> Outcome:
+def records(wanted: Wanted, folder: Path, say: Say) -> Outcome:
     """The campaign on records and queue."""
-    chosen = only or [name for name in faults.BROKER if name != "wipe-jobs"]
-    planned = faults.schedule(seed, ENDLESS if minutes > 5 else 2_000, chosen, PAUSE_SECONDS, pace)
+    chosen = wanted.only or [name for name in faults.BROKER if name != "wipe-jobs"]
+    planned = faults.schedule(wanted.seed, chosen, PAUSE_SECONDS, wanted.pace)
     partitions = "partition-server" in chosen
 
-    with Network(seed) as network:
+    with Network(wanted.seed) as network:
         route = network.link if partitions else lambda _, port: port
         with Broker(folder, route) as broker:
             site, began = Site(broker, network), time.monotonic()
 
             async def told() -> tuple[Story, Counter[str]]:
-                story, over = Story(seed, broker.url, lanes), asyncio.Event()
+                story, over = Story(wanted.seed, broker.url, wanted.callers), asyncio.Event()
                 running = asyncio.create_task(story.run(over))
                 try:
-                    done = await asyncio.to_thread(disturb, site, planned, minutes, say)
+                    done = await asyncio.to_thread(disturb, site, planned, wanted.minutes, say)
                 finally:
                     over.set()
                 await running
@@ -87,7 +96,7 @@ def records(
     tally = story.tally
     return Outcome(
         {
-            "seed": seed,
+            "seed": wanted.seed,
             "seconds": round(time.monotonic() - began),
             "faults": dict(done),
             "killed": broker.killed,
@@ -101,16 +110,17 @@ def records(
     )
 
 
-def whole(
-    seed: str, minutes: float, folder: Path, say: Say, *, lanes: int, only: Sequence[str], pace: float = 1.0
-) -> Outcome:
+def whole(wanted: Wanted, folder: Path, say: Say) -> Outcome:
     """The campaign on the whole suite."""
-    planned = faults.schedule(seed, 2_000, only or [*faults.BROKER, *faults.SUITE], PAUSE_SECONDS, pace)
+    planned = faults.schedule(wanted.seed, wanted.only or [*faults.BROKER, *faults.SUITE], PAUSE_SECONDS, wanted.pace)
     began = time.monotonic()
-    with suite.running(seed, folder, callers=lanes, replicas=2) as campaign:
+    with suite.running(
+        wanted.seed, folder, callers=wanted.callers, replicas=2, models=wanted.models, pace=wanted.pace
+    ) as campaign:
         say(f"the suite runs after {time.monotonic() - began:.0f} s")
-        done = disturb(campaign.site, planned, minutes, say, campaign.outages)
-    figures = {"seed": seed, "seconds": round(time.monotonic() - began), "faults": done.total(), **campaign.figures()}
+        done = disturb(campaign.site, planned, wanted.minutes, say, campaign.outages)
+    seconds = round(time.monotonic() - began)
+    figures = {"seed": wanted.seed, "seconds": seconds, "faults": done.total(), **campaign.figures()}
     return Outcome(figures | {"of each": dict(done)}, campaign.tally.violations)
 
 
@@ -122,16 +132,18 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--lanes", type=int, default=4, help="callers")
     parser.add_argument("--only", default="", help="names of faults, separated by commas")
-    parser.add_argument("--pace", type=float, default=1.0, help="how many times as fast faults follow each other")
+    parser.add_argument("--pace", type=float, default=1.0, help="how many times as fast all goes")
+    parser.add_argument("--models", type=int, default=1, help="of each dataset, or one more")
     parser.add_argument(
         "--keep", type=Path, help="a folder for the servers' files and logs; by default a temporary one"
     )
     asked = parser.parse_args(arguments)
     folder = asked.keep or Path(tempfile.mkdtemp(prefix="campaign-"))
     only = [name for name in asked.only.split(",") if name]
+    wanted = Wanted(asked.seed, asked.minutes, asked.lanes, only, asked.pace, asked.models)
     try:
         story = STORIES[asked.story]
-        outcome = story(asked.seed, asked.minutes, folder, _print, lanes=asked.lanes, only=only, pace=asked.pace)
+        outcome = story(wanted, folder, _print)
     finally:
         if not asked.keep:
             shutil.rmtree(folder, ignore_errors=True)

@@ -109,8 +109,13 @@ class Campaign:
 
 
 @contextmanager
-def running(seed: str, folder: Path, *, callers: int, replicas: int) -> Generator[Campaign]:
-    """A campaign whose callers call from here to the end of the block; then they finish their stories."""
+def running(
+    seed: str, folder: Path, *, callers: int, replicas: int, models: int = 1, pace: float = 1.0
+) -> Generator[Campaign]:
+    """A campaign whose callers call from here to the end of the block; then they finish their stories.
+
+    Each story trains that many models, or one more; the steps of a training are shorter by the pace.
+    """
     tally, over = Tally(), threading.Event()
     traces, template = folder / "traces", folder / "template"
     traces.mkdir(parents=True)
@@ -122,7 +127,7 @@ def running(seed: str, folder: Path, *, callers: int, replicas: int) -> Generato
         network = stack.enter_context(Network(seed))
         broker = stack.enter_context(Broker(folder, network.link))
         gateway = stack.enter_context(MinioGateway())
-        environment = {"CAMPAIGN_TRACES": str(traces), "CAMPAIGN_TEMPLATE": str(template)}
+        environment = {"CAMPAIGN_TRACES": str(traces), "CAMPAIGN_TEMPLATE": str(template), "CAMPAIGN_PACE": str(pace)}
         suite = stack.enter_context(
             Installation(folder, broker, gateway, network, replicas=replicas, environment=environment)
         )
@@ -134,7 +139,7 @@ def running(seed: str, folder: Path, *, callers: int, replicas: int) -> Generato
         assert making.wait(START_SECONDS) == 0, "the bundle was not written"
         first = Caller(0, seed, api, uri)
         first.prepare(REAL)
-        people = [Caller(number, seed, api, uri) for number in range(1, callers + 1)]
+        people = [Caller(number, seed, api, uri, models) for number in range(1, callers + 1)]
         asked = f"models/{REAL}", f"datasets/{REAL}", image.with_name("0.png").read_bytes()
         probers = [Prober.of(replica, *asked) for replica in api.replicas.values()]
         store = Minio(gateway.endpoint, gateway.access_key, gateway.secret_key, secure=False)

@@ -32,11 +32,11 @@ class Kept:
 class Caller:
     """One caller; its seed decides what it does. All names that it uses are its own."""
 
-    def __init__(self, number: int, seed: str, api: Api, uri: str) -> None:
+    def __init__(self, number: int, seed: str, api: Api, uri: str, models: int = 1) -> None:
         self.name = f"c{number}"
         self.kept: list[Kept] = []
         self.abandoned: list[str] = []  # stories that a violation ended, which leave everything behind
-        self._seed, self._own, self._api = seed, "", api
+        self._seed, self._own, self._api, self._most = seed, "", api, models + 1
         routes = Random(f"{seed}/{self.name}")
         self.datasets, self.models = Datasets(api, routes, uri), Models(api, routes)
 
@@ -72,7 +72,7 @@ class Caller:
     def _story(self, own: str) -> None:
         self._own = own
         chance = Random(f"{self._seed}/{own}")
-        draws = [chance.random() for _ in range(8)]
+        draws = [chance.random() for _ in range(6)]
         name = f"datasets/{own}"
         self.datasets.register(own, repeats=draws[0] < 0.5)
         self.datasets.listed()
@@ -80,12 +80,12 @@ class Caller:
         for _ in range(int(4 * draws[1])):
             dataset = self.datasets.rename(dataset, chance, races=draws[2] < 0.5)
         models = [
-            self.models.train(f"{own}-m{n}", name, chance, cancels=draws[3 + n] < 0.25)
-            for n in range(1 + (draws[5] < 0.3))
+            self.models.train(f"{own}-m{n}", name, chance, cancels=chance.random() < 0.25)
+            for n in range(self._most - (draws[3] < 0.7))
         ]
-        if models[0].state == Model.SUCCEEDED and draws[6] < 0.3:
+        if models[0].state == Model.SUCCEEDED and draws[4] < 0.3:
             self.models.evaluate(models[0].name, name)
-        if draws[7] < KEPT:
+        if draws[5] < KEPT:
             self.kept.append(Kept(dataset, tuple(models)))
             return
         for model in models:
