@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import cast
 
-from services.dataset.repair import number_of
+from sightline.importers.model import exact_number_of
 from sightline.plurals import counted
 
 Xywh = tuple[float, float, float, float]  # x, y, width, height
@@ -30,7 +30,7 @@ def read_box(bbox: object) -> Xywh | str:
         return f"has {counted(len(values), 'value')}"
     numbers: list[float] = []
     for value in values:
-        number = number_of(value)
+        number = exact_number_of(value)
         if number is None and isinstance(value, int | float) and not isinstance(value, bool):
             return "has a number that is too large"
         if number is None:

@@ -158,6 +158,7 @@ class Version:
     image_count: int
     annotation_count: int
     create_time: datetime  # when its files were registered
+    stored_bytes: int = 0  # of the packed images
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +213,11 @@ class DatasetRecord:
     def packs(self) -> str:
         """The prefix of this version's shards, which no other version, not even a failed one, has."""
         return f"{self.prefix}/packs/" if self.version_time is None else f"{self.prefix}/packs-{self.generation}/"
+
+    @property
+    def stored_bytes(self) -> int:
+        """Of the packed images, those of earlier versions among them."""
+        return (self.stats.stored_bytes if self.stats else 0) + sum(one.stored_bytes for one in self.versions)
 
     @property
     def images_total(self) -> int:
@@ -319,7 +325,8 @@ class DatasetRecord:
         if self.state is State.READY and self.stats:
             counts = self.stats.image_count, self.stats.annotation_count
             began = self.version_time or self.create_time
-            kept = (*kept, Version(self.version, self.snapshot_digest, self.manifest_key, *counts, began))
+            snapshot = self.snapshot_digest, self.manifest_key
+            kept = (*kept, Version(self.version, *snapshot, *counts, began, self.stats.stored_bytes))
         return DatasetRecord(
             name=self.name,
             uid=self.uid,

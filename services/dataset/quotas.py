@@ -42,7 +42,7 @@ class Quotas:
         self._clock = clock
         self._held = {
             UPLOADS: _Sizes(uploads, lambda upload: upload.size_bytes),
-            COLLECTION: _Sizes(datasets.view, lambda dataset: dataset.stats.stored_bytes if dataset.stats else 0),
+            COLLECTION: _Sizes(datasets.view, lambda dataset: dataset.stored_bytes),
         }
 
     async def create(self, record: DatasetRecord) -> Versioned[DatasetRecord]:

@@ -4,7 +4,6 @@
 that nothing else in the file means. What cannot be meant is a finding for each image and annotation.
 """
 
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -13,6 +12,7 @@ import msgspec
 from msgspec import structs
 
 from services.dataset.findings import FindingLog
+from sightline.importers.model import exact_number_of
 from sightline.importers.names import slashed
 
 MAX_ID = 2**63 - 1
@@ -125,37 +125,15 @@ def _write(out: bytearray, section: str, entries: Iterable[Object]) -> None:
 
 def whole(value: object) -> int | None:
     """The whole number that a value means, 0 or more; None if it means none."""
-    number = number_of(value)
+    number = exact_number_of(value)
     if number is None or number != int(number) or not 0 <= number <= MAX_ID:
         return None
     return int(number)
 
 
-def number_of(value: object) -> int | float | None:
-    """The finite number that a value means: `7`, `7.0`, `"7"` or `" 7.0 "`."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    if not isinstance(value, str):
-        return _finite(value)
-    text = value.strip()
-    if not text.isascii() or "_" in text:
-        return None
-    for read in (int, float):
-        try:
-            return _finite(read(text))
-        except ValueError:
-            continue
-    return None
-
-
-def _finite(number: float) -> int | float | None:
-    """The number; None if it is more than a `float` holds, which whole numbers of any length in JSON may be."""
-    return number if abs(number) <= sys.float_info.max else None
-
-
 def _text(value: object) -> str | None:
     """An id that COCO does not have, as text: the same for -1, -1.0 and "-1"; None if it is no id at all."""
-    number = number_of(value)
+    number = exact_number_of(value)
     if number is not None and number == int(number):
         return str(int(number))
     return value if isinstance(value, str) else None
@@ -231,7 +209,7 @@ class _Repair:
             if isinstance(value, str | int) and not isinstance(value, bool):
                 made[field] = str(value)
         for field in ("width", "height"):
-            if entry.get(field) is not None and (side := number_of(entry[field])) is not None:
+            if entry.get(field) is not None and (side := exact_number_of(entry[field])) is not None:
                 made[field] = side
             elif entry.get(field) is not None:
                 self._log.add("imageSideInvalid", self._name(made), made["id"], side=field, value=_shown(entry[field]))
@@ -293,7 +271,7 @@ def _flag(value: object) -> int | None:
     """0 or 1; None if the value means neither."""
     if isinstance(value, str) and value.strip().lower() in ("true", "false", ""):
         return int(value.strip().lower() == "true")
-    number = int(value) if isinstance(value, bool) else 0 if value is None else number_of(value)
+    number = int(value) if isinstance(value, bool) else 0 if value is None else exact_number_of(value)
     return int(number) if number in (0, 1) else None
 
 
@@ -302,7 +280,7 @@ def _box(bbox: object) -> object:
     if not isinstance(bbox, list):
         return bbox
     listed: list[object] = bbox
-    numbers = [number_of(value) for value in listed]
+    numbers = [exact_number_of(value) for value in listed]
     return listed if any(number is None for number in numbers) else numbers
 
 

@@ -24,8 +24,11 @@ VERSION = 1  # of an entry; a field may be added without a new one
 MAX_TEXT = 300  # characters of a caller's text
 DENIED = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED"})
 # Where requests name what they are about, in this order: an upload's header, a resource, its parent, a new one's id.
-_FIELDS = ("name", "model_name", "parent", "upload_id", "dataset_id", "model_id", "evaluation_id")
-_PARTS = ("header", "dataset", "model", "evaluation")
+_FIELDS = (
+    *("name", "model_name", "parent"),
+    *("upload_id", "dataset_id", "model_id", "evaluation_id", "batch_prediction_id"),
+)
+_PARTS = ("header", "dataset", "model", "evaluation", "batch_prediction", "request")
 
 # What the call of the current task is about; set when its request arrives.
 resource: ContextVar[str] = ContextVar("audit_resource", default="")

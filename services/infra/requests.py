@@ -32,7 +32,7 @@ class Requests:
 
     async def one(self, call: Call, handler: Handler) -> Any:
         """The request of a call that has just one."""
-        raw = await self._read(call, self._limits.seconds_of(call.rpc.method))
+        raw = await self._read(call, self._seconds(call, first=True))
         if raw is None:
             raise InvalidRequest(field="request", problem="the call has none.")
         return self._parsed(call, handler, raw)
@@ -43,8 +43,7 @@ class Requests:
 
     async def following(self, call: Call, handler: Handler, *, first: bool) -> Any:
         """The next request of a stream; StopAsyncIteration after the last."""
-        seconds = self._limits.seconds_of(call.rpc.method)
-        raw = await self._read(call, seconds if first else max(seconds, self._limits.stream_idle_seconds))
+        raw = await self._read(call, self._seconds(call, first=first))
         if raw is None:
             raise StopAsyncIteration
         return self._parsed(call, handler, raw)
@@ -54,7 +53,12 @@ class Requests:
         if call.waiting is Waiting.ROOM and call.place:
             return self._admission.lack(call.place, self._limits.message_bytes)
         self._telemetry.add(REFUSED, limit=Limit.TIME, whose=Whose.REQUEST)
-        return RequestTimedOut(rpc=call.rpc.method, seconds=f"{self._limits.seconds_of(call.rpc.method):g}")
+        return RequestTimedOut(rpc=call.rpc.method, seconds=f"{self._seconds(call, first=not call.begun):g}")
+
+    def _seconds(self, call: Call, *, first: bool) -> float:
+        """Within which the first request must come, or a further one of a stream."""
+        seconds = self._limits.seconds_of(call.rpc.method)
+        return seconds if first else max(seconds, self._limits.stream_idle_seconds)
 
     async def _read(self, call: Call, seconds: float) -> bytes | None:
         """The next message's bytes; None after the last."""

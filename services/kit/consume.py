@@ -164,13 +164,16 @@ class _Worker:
         return Settled.POISONED if poisoned else Settled.DONE
 
     async def _retry(self, delivery: Delivery, error: Exception) -> Settled:
-        """Delays the job; one whose deliveries an outage used up is published again as a new one."""
+        """Delays the job; one whose deliveries an outage has all but used up is published again as a new one.
+
+        The last delivery is for the case that the outage prevents that, too.
+        """
         outage = isinstance(error, SightlineError) and error.retry
         if outage:
             _log.warning("job_waits", kind=self.job.kind, deliveries=delivery.deliveries, problem=str(error))
         else:
             _log.error("job_failed", error, kind=self.job.kind, deliveries=delivery.deliveries)
-        if outage and delivery.deliveries >= MAX_DELIVERIES:
+        if outage and delivery.deliveries >= MAX_DELIVERIES - 1:
             await self.queue.publish(self.job.kind, delivery.body)
             await delivery.ack()
         else:

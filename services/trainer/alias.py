@@ -20,6 +20,7 @@ class Switch:
     model_uid: str  # which model of the name
     time: datetime
     subject: str  # whose token switched it
+    request_id: str = ""  # of a call that switched back
 
 
 class Alias(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,11 +44,11 @@ class Alias(msgspec.Struct, frozen=True, kw_only=True):
         """Whether it stands for this model, and not for an earlier one of the same name."""
         return self.switches[0].model == model.name and self.switches[0].model_uid == model.uid
 
-    def switched(self, model: Model, now: datetime, subject: str) -> "Alias":
+    def switched(self, model: Model, now: datetime, subject: str, request_id: str = "") -> "Alias":
         """The alias standing for the model; itself if it does already."""
         if self.stands_for(model):
             return self
-        switch = Switch(model=model.name, model_uid=model.uid, time=now, subject=subject)
+        switch = Switch(model=model.name, model_uid=model.uid, time=now, subject=subject, request_id=request_id)
         return replace(self, switches=(switch, *self.switches)[:MOST_SWITCHES])
 
 

@@ -6,6 +6,7 @@ from google.protobuf.empty_pb2 import Empty
 from grpc import aio
 
 from services.kit import names
+from services.kit.caller_fields import check_request_id
 from services.kit.records import Versioned
 from services.kit.status import to_timestamp
 from services.trainer.alias import Alias, Switch
@@ -39,7 +40,8 @@ class ModelAliasServicer(ModelAliasServiceServicer):
     async def RollBackModelAlias(
         self, request: pb.RollBackModelAliasRequest, context: Context
     ) -> model_alias_pb2.ModelAlias:
-        return _message(await self._aliases.roll_back(names.check_alias(request.name), request.etag))
+        request_id = check_request_id(request.request_id)
+        return _message(await self._aliases.roll_back(names.check_alias(request.name), request.etag, request_id))
 
     async def DeleteModelAlias(self, request: pb.DeleteModelAliasRequest, context: Context) -> Empty:
         await self._aliases.delete(names.check_alias(request.name), request.etag)

@@ -48,9 +48,12 @@ class Aliases:
             except RecordExists:
                 continue  # another call has just created it
 
-    async def roll_back(self, name: str, etag: str) -> Versioned[Alias]:
-        """Back to the latest other model that still exists. NothingToRollBack, ModelAliasNotFound, EtagMismatch."""
-        return await self._switch(name, etag, self._earlier)
+    async def roll_back(self, name: str, etag: str, request_id: str) -> Versioned[Alias]:
+        """Back to the latest other model that still exists, unless the latest switch was this very call's.
+
+        NothingToRollBack, ModelAliasNotFound, EtagMismatch.
+        """
+        return await self._switch(name, etag, self._earlier, request_id)
 
     async def delete(self, name: str, etag: str) -> None:
         """Removes the alias. ModelAliasNotFound, EtagMismatch."""
@@ -62,11 +65,15 @@ class Aliases:
             except EtagMismatch:
                 continue
 
-    async def _switch(self, name: str, etag: str, choose: Callable[[Alias], Awaitable[Model]]) -> Versioned[Alias]:
+    async def _switch(
+        self, name: str, etag: str, choose: Callable[[Alias], Awaitable[Model]], request_id: str = ""
+    ) -> Versioned[Alias]:
         while True:
             found = await self.get(name)
+            if request_id and request_id == found.value.switches[0].request_id:
+                return found
             _check(found, etag)
-            switched = found.value.switched(await choose(found.value), self._clock.now(), _subject())
+            switched = found.value.switched(await choose(found.value), self._clock.now(), _subject(), request_id)
             if switched is found.value:
                 return found
             try:

@@ -80,11 +80,12 @@ def predict(
     with session() as client:
         files = _files(images)
         predictions = _ask(client, model, files, threshold, suggested_thresholds, top, coverage, feedback)
+        taken = {file.resolve() for file in files}
         if explain:
-            _explain_all(client, model, explain, [made for made in predictions if not made.error and made])
+            _explain_all(client, model, explain, [made for made in predictions if not made.error and made], taken)
         if csv:
             prediction_table.write(csv, predictions)
-        drawn = _draw_all(draw, predictions) if draw else {}
+        drawn = _draw_all(draw, predictions, taken) if draw else {}
         if json and (len(files) > 1 or images[0].is_dir()):
             print_document([_entry(made) for made in predictions])
         elif json and predictions[0].message:
@@ -146,14 +147,14 @@ def _report(image: str, error: SightlineError) -> int:
     return report(error, notes())
 
 
-def _draw_all(folder: Path, predictions: list[Prediction]) -> dict[str, Path]:
-    """Writes a drawing of each prediction to the folder; returns their paths. Names that occur twice get a number."""
+def _draw_all(folder: Path, predictions: list[Prediction], taken: set[Path]) -> dict[str, Path]:
+    """Writes a drawing of each prediction to the folder; returns their paths. Names that are taken get a number."""
     folder.mkdir(parents=True, exist_ok=True)
     made = {prediction.image: prediction for prediction in predictions if not prediction.error}
     inks = inks_of(one.name for prediction in made.values() for one in prediction.objects)
     drawn: dict[str, Path] = {}
     for image, prediction in made.items():
-        target = _free(folder, Path(image).stem, set(drawn.values()))
+        target = _free(folder, Path(image).stem, taken)
         drawn_image = _drawn(Path(image), prediction, inks)
         try:
             drawn_image.save(target)
@@ -175,24 +176,23 @@ def _note_replaced(predictions: Iterable[Prediction]) -> None:
         notes().print(f"fix: {fix}", soft_wrap=True)
 
 
-def _explain_all(client: Client, model: str, folder: Path, predictions: list[Prediction]) -> None:
+def _explain_all(client: Client, model: str, folder: Path, predictions: list[Prediction], taken: set[Path]) -> None:
     """Writes an overlay for each prediction to the folder, and says where."""
     folder.mkdir(parents=True, exist_ok=True)
-    written: set[Path] = set()
     for made in predictions:
         found = client.explain(model, made.image, made[0].name)
-        target = _free(folder, Path(made.image).stem, written)
+        target = _free(folder, Path(made.image).stem, taken)
         target.write_bytes(found.overlay_png)
-        written.add(target)
         notes().print(f"{escape(str(target))} shows what supports {escape(found.tag.name)}", soft_wrap=True)
 
 
 def _free(folder: Path, stem: str, taken: set[Path]) -> Path:
-    """`stem.png`, or the next of `stem-2.png`, ... that is not taken."""
+    """`stem.png`, or the next of `stem-2.png`, ... that is not among the resolved paths, to which it is added."""
     target, number = folder / f"{stem}.png", 1
-    while target in taken:
+    while target.resolve() in taken:
         number += 1
         target = folder / f"{stem}-{number}.png"
+    taken.add(target.resolve())
     return target
 
 

@@ -17,6 +17,7 @@ from sightline.importers.model import (
     LabelledImage,
     Notes,
     Xywh,
+    exact_number_of,
     mapping,
     number_of,
     objects,
@@ -56,11 +57,24 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def _contents(folder: Path) -> dict[Path, _Read]:
-    """Those files, each with what it holds."""
+    """Those files, each with what it holds; ImportFault if one may be among them, but cannot be read."""
     places = [folder, *(one for one in subfolders(folder) if one.name.lower() == "annotations" or split_of(one.name))]
-    parsed = ((file, _parsed(file)) for place in places for file in sorted(place.glob("*.json")))
-    found = {file: read for file, read in parsed if read and is_coco(read.content)}
-    return {file: read for file, read in found.items() if file.name.startswith("instances")} or found
+    found, faults = dict[Path, _Read](), dict[Path, ImportFault]()
+    for file in (file for place in places for file in sorted(place.glob("*.json"))):
+        try:
+            if is_coco((read := _read(file)).content):
+                found[file] = read
+        except ImportFault as fault:
+            faults[file] = fault
+    instances = {file: read for file, read in found.items() if _is_of_instances(file)}
+    if damaged := [fault for file, fault in faults.items() if found and (not instances or _is_of_instances(file))]:
+        raise damaged[0]
+    return instances or found
+
+
+def _is_of_instances(file: Path) -> bool:
+    """Whether the file is one of those in COCO's releases that have boxes."""
+    return file.name.startswith("instances")
 
 
 def read(source: Path, images: Path | None = None) -> Imported:
@@ -102,13 +116,6 @@ def _folder_of(file: Path) -> Path:
 def _read(file: Path) -> _Read:
     oddities: list[str] = []
     return _Read(read_json(file, oddities), oddities)
-
-
-def _parsed(file: Path) -> _Read | None:
-    try:
-        return _read(file)
-    except ImportFault:
-        return None
 
 
 def _split_of(file: Path, source: Path) -> str:
@@ -217,12 +224,9 @@ def _of_one(named: Sequence[tuple[str, object]]) -> dict[str, object]:
 
 
 def key_of(value: object) -> str:
-    """Equal for ids that mean the same: `7`, `7.0`, `"7"` and `"007"`."""
-    text = text_of(value)
-    try:
-        return str(int(text))
-    except ValueError:
-        return text.removesuffix(".0")
+    """Equal for ids that mean the same to the service: `7`, `7.0`, `"7"` and `"007"`."""
+    number = exact_number_of(value)
+    return text_of(value) if number is None or number != int(number) else str(int(number))
 
 
 def _box(bbox: object) -> Xywh:

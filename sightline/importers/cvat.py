@@ -17,7 +17,7 @@ from sightline.importers.model import (
     of_one_kind,
     split_of,
 )
-from sightline.importers.shapes import OUTLINES, Xywh, around, four_of, turned
+from sightline.importers.shapes import OUTLINES, Xywh, around, four_of, turned, within
 from sightline.plurals import counted
 
 
@@ -86,11 +86,12 @@ def _around(shape: Element, notes: Notes) -> Xywh | None:
     if shape.tag == "mask":
         notes.count(OUTLINES)
         return one, two, three, four
+    degrees = number_of(shape.get("rotation")) or 0.0
     if shape.tag == "ellipse":
         notes.count(OUTLINES)
-        return one - three, two - four, 2 * three, 2 * four
+        return within(*values, degrees)
     box = BoxForm.XYXY.to_xywh(one, two, three, four)
-    if not (degrees := number_of(shape.get("rotation")) or 0.0):
+    if not degrees:
         return box
     notes.count("turned into upright boxes: {count:rotated box|rotated boxes}")
     return around(turned(box, degrees, ((one + three) / 2, (two + four) / 2)))

@@ -33,16 +33,18 @@ def is_datumaro(content: object) -> bool:
 
 
 def files_in(folder: Path) -> list[Path]:
-    """Its files in a folder, or in the folder's `annotations`."""
+    """Its files in a folder, or in the folder's `annotations`; ImportFault if one beside them cannot be read."""
     places = [folder, *(one for one in subfolders(folder) if one.name.lower() == "annotations")]
-    return [file for place in places for file in sorted(place.glob("*.json")) if _is_one(file)]
-
-
-def _is_one(file: Path) -> bool:
-    try:
-        return is_datumaro(read_json(file))
-    except ImportFault:
-        return False
+    found, damaged = list[Path](), list[ImportFault]()
+    for file in (file for place in places for file in sorted(place.glob("*.json"))):
+        try:
+            if is_datumaro(read_json(file)):
+                found.append(file)
+        except ImportFault as fault:
+            damaged.append(fault)
+    if found and damaged:
+        raise damaged[0]
+    return found
 
 
 def read(source: Path) -> Imported:

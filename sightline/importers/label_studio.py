@@ -13,6 +13,7 @@ from sightline.importers.model import (
     ImportFault,
     LabelledImage,
     Notes,
+    Xywh,
     in_order,
     is_image,
     mapping,
@@ -21,7 +22,7 @@ from sightline.importers.model import (
     of_one_kind,
     text_of,
 )
-from sightline.importers.shapes import Point, around, four_of, points_of, turned
+from sightline.importers.shapes import Point, around, four_of, points_of, turned, within
 from sightline.importers.table import rows_of
 from sightline.plurals import counted
 
@@ -36,6 +37,7 @@ class _Result(NamedTuple):
 
     kind: str  # its type, or the field of JSON-MIN
     value: dict[str, Any]
+    id: str = ""  # of a shape, and of what was entered about it
 
 
 def tasks(content: object) -> list[dict[str, Any]]:
@@ -109,9 +111,30 @@ def _results(task: dict[str, Any], notes: Notes) -> Iterator[_Result]:
     answers = _answers(task)
     if len(answers) > 1:
         notes.count("{count:task has|tasks have} several annotations; the last is used")
+    results = list[_Result]()
     for result in objects(answers[-1].get("result")) if answers else []:
         sides = {key: result.get(key) for key in ("original_width", "original_height")}
-        yield _Result(text_of(result.get("type")), {**mapping(result.get("value")), **sides})
+        value = {**mapping(result.get("value")), **sides}
+        results.append(_Result(text_of(result.get("type")), value, text_of(result.get("id"))))
+    yield from _with_choices_of_shapes(results, notes)
+
+
+def _with_choices_of_shapes(results: list[_Result], notes: Notes) -> Iterator[_Result]:
+    """A choice that was entered about a shape is its label, unless it has one."""
+    shapes = {result.id: result.value for result in results if result.id and _is_shape(result.value)}
+    labelled = {result.id for result in results if _label_of(result.value)}
+    for kind, value, id_ in results:
+        shape = value if _is_shape(value) else shapes.get(id_)
+        if "choices" not in value or shape is None:
+            yield _Result(kind, value, id_)
+        elif id_ in labelled:
+            notes.count("left out: {count:choice|choices} about shapes that have labels")
+        else:
+            yield _Result(kind, {**_without_choices(shape), "labels": value["choices"]}, id_)
+
+
+def _without_choices(value: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: one for key, one in value.items() if key != "choices"}
 
 
 def _small_results(task: dict[str, Any], classes: Collection[str]) -> Iterator[_Result]:
@@ -160,15 +183,15 @@ def _image(task: dict[str, Any], name: str, results: list[_Result], notes: Notes
     labels: dict[str, None] = {}
     boxes: list[Box] = []
     where = f"task {text_of(task.get('id'))}, {name}"
-    drawn = {tuple(_points(value)) for _, value in results if _label_of(value)}
-    for kind, value in results:
+    drawn = {tuple(_points(value)) for _, value, _ in results if _label_of(value)}
+    for kind, value, _ in results:
         if "choices" in value:
             labels |= dict.fromkeys(chosen := _texts(value["choices"]))
             if value["choices"] and not chosen:
                 faults.append(f"{where}: its choice is no text")
         elif _label_of(value):
             boxes += _boxes(value, where, notes, faults)
-        elif not any(key in value for key in AREAS):
+        elif not _is_shape(value):
             notes.count(f"left out: {{count:result|results}} of the kind {kind or 'none'}")
         elif tuple(_points(value)) not in drawn:
             notes.count("left out: {count:shape|shapes} without a label")
@@ -181,7 +204,11 @@ def _image(task: dict[str, Any], name: str, results: list[_Result], notes: Notes
 def _label_of(value: Mapping[str, Any]) -> str:
     """The key of a shape's label; empty for what is no shape, or has no label."""
     named = next((key for key in LABELS if key in value), "")
-    return "" if named == "labels" and not any(key in value for key in AREAS) else named
+    return "" if named == "labels" and not _is_shape(value) else named
+
+
+def _is_shape(value: Mapping[str, Any]) -> bool:
+    return any(key in value for key in AREAS)
 
 
 def _boxes(value: dict[str, Any], where: str, notes: Notes, faults: list[str]) -> Iterator[Box]:
@@ -216,12 +243,19 @@ def _points(value: Mapping[str, Any]) -> list[Point]:
     numbers = four_of([value.get(key) for key in keys])
     if numbers is None:
         return []
-    x, y, width, height = numbers
-    if not _is_rectangle(value):
-        return [(x - width, y - height), (x + width, y + height)]
     degrees = number_of(value.get("rotation")) or 0.0
     if not degrees:
-        return [(x, y), (x + width, y + height)]
+        return _corners(numbers if _is_rectangle(value) else within(*numbers))
     across, down = (number_of(value.get(f"original_{side}")) or 1.0 for side in ("width", "height"))
-    corners = turned((x * across, y * down, width * across, height * down), degrees, (x * across, y * down))
+    x, y, width, height = numbers[0] * across, numbers[1] * down, numbers[2] * across, numbers[3] * down
+    if _is_rectangle(value):
+        corners = turned((x, y, width, height), degrees, (x, y))
+    else:
+        corners = _corners(within(x, y, width, height, degrees))
     return [(a / across, b / down) for a, b in corners]
+
+
+def _corners(box: Xywh) -> list[Point]:
+    """Two opposite ones."""
+    x, y, width, height = box
+    return [(x, y), (x + width, y + height)]

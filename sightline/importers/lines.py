@@ -26,7 +26,7 @@ from sightline.importers.model import (
     text_of,
 )
 from sightline.importers.names import path_in_url
-from sightline.importers.shapes import four_of
+from sightline.importers.shapes import KEYPOINTS, OUTLINES, around, four_of, pairs_of, points_of
 from sightline.plurals import counted
 
 SUFFIXES = (".jsonl", ".ndjson", ".manifest", ".jsonlines")
@@ -50,10 +50,15 @@ class _Mark(NamedTuple):
 def looks_like(file: Path) -> bool:
     """Whether the first line is an object of one of these forms."""
     try:
-        first = next(_lines(file), None)
+        found = first(file)
     except ImportFault:
         return False
-    return first is not None and (_is_header(first[1]) or _form_of(first[1]) is not None)
+    return _is_header(found) or _form_of(found) is not None
+
+
+def first(file: Path) -> Object:
+    """The object in the first line; an empty one if there is none. ImportFault if it cannot be read."""
+    return next((entry for _, entry in _lines(file)), {})
 
 
 def read(file: Path) -> Imported:
@@ -64,7 +69,7 @@ def read(file: Path) -> Imported:
             names |= {str(key): text_of(name) for key, name in mapping(entry.get("class_names")).items()}
             continue
         try:
-            images.append(_read(entry, names))
+            images.append(_read(entry, names, notes))
         except ImportFault as fault:
             faults.append(f"line {number}: {fault.message}")
     drawn = Counter((image.name, image.split) for image in images if image.boxes)
@@ -81,12 +86,12 @@ def read(file: Path) -> Imported:
     return Imported(Format.LINES, file, file.parent, found, in_order(found), detection, notes.all())
 
 
-def _read(entry: Object, names: Names) -> LabelledImage:
+def _read(entry: Object, names: Names, notes: Notes) -> LabelledImage:
     """The image of a line; ImportFault if it cannot be read."""
     form = _form_of(entry)
     if form is None:
         raise ImportFault("it names no image in a form that is known here")
-    marks = list(_MARKS[form](entry, names))
+    marks = list(_MARKS[form](entry, names, notes))
     if wrong := sum(mark.fault or not mark.label for mark in marks):
         raise ImportFault(f"{counted(wrong, 'of its labels lacks', 'of its labels lack')} a name or a number")
     return _image(entry, form, marks)
@@ -148,7 +153,7 @@ def _mark(label: object, values: Sequence[object], form: BoxForm = BoxForm.XYWH)
     return _Mark(text_of(label), form.to_xywh(*numbers)) if numbers else _Mark(text_of(label), fault=True)
 
 
-def _hugging_face(entry: Object, _: Names) -> Iterator[_Mark]:
+def _hugging_face(entry: Object, *_: object) -> Iterator[_Mark]:
     """A label; or boxes with theirs: an object each in `objects`, or lists side by side, there or in the line."""
     found = entry.get("objects")
     beside = found is None and _first(entry, BOXES) is not None
@@ -187,7 +192,7 @@ def _first(entry: Object, keys: Sequence[str]) -> object:
     return next((entry[key] for key in keys if entry.get(key) is not None), None)
 
 
-def _azure(entry: Object, _: Names) -> Iterator[_Mark]:
+def _azure(entry: Object, *_: object) -> Iterator[_Mark]:
     label = entry.get("label")
     for one in objects(label):
         edges = [one.get(key) for key in ("topX", "topY", "bottomX", "bottomY")]
@@ -198,7 +203,7 @@ def _azure(entry: Object, _: Names) -> Iterator[_Mark]:
         yield _Mark(text_of(label))
 
 
-def _vertex(entry: Object, _: Names) -> Iterator[_Mark]:
+def _vertex(entry: Object, *_: object) -> Iterator[_Mark]:
     for one in objects(entry.get("boundingBoxAnnotations")):
         edges = [one.get(key) for key in ("xMin", "yMin", "xMax", "yMax")]
         yield _mark(one.get("displayName"), edges, BoxForm.XYXY)
@@ -207,7 +212,7 @@ def _vertex(entry: Object, _: Names) -> Iterator[_Mark]:
         yield _Mark(text_of(one.get("displayName")))
 
 
-def _sagemaker(entry: Object, _: Names) -> Iterator[_Mark]:
+def _sagemaker(entry: Object, *_: object) -> Iterator[_Mark]:
     """The output of a labelling job, which has a field of the job's name and one with metadata."""
     for field in [key for key in entry if f"{key}-metadata" in entry]:
         about, value = mapping(entry[f"{field}-metadata"]), mapping(entry[field])
@@ -219,24 +224,49 @@ def _sagemaker(entry: Object, _: Names) -> Iterator[_Mark]:
             yield _Mark(label)
 
 
-def _labelbox(entry: Object, _: Names) -> Iterator[_Mark]:
+def _labelbox(entry: Object, _: Names, notes: Notes) -> Iterator[_Mark]:
     """The last label of each project."""
     for project in mapping(entry.get("projects")).values():
         for label in objects(mapping(project).get("labels"))[-1:]:
             marks = mapping(label.get("annotations"))
             for one in objects(marks.get("objects")):
-                box = mapping(one.get("bounding_box"))
-                yield _mark(one.get("name"), [box.get(key) for key in ("left", "top", "width", "height")])
+                yield from _of_labelbox(one, notes)
             for one in objects(marks.get("classifications")):
-                answer = mapping(one.get("radio_answer")) or next(iter(objects(one.get("checklist_answers"))), {})
-                yield _Mark(text_of(answer.get("name")))
+                answers = objects(one.get("checklist_answers")) or [mapping(one.get("radio_answer"))]
+                if "text_answer" in one:
+                    notes.count("left out: {count:answer|answers} in free text")
+                else:
+                    yield from (_Mark(text_of(answer.get("name"))) for answer in answers)
 
 
-def _ultralytics(entry: Object, names: Names) -> Iterator[_Mark]:
+def _of_labelbox(drawn: Object, notes: Notes) -> Iterator[_Mark]:
+    """An object of Labelbox: a box, or something with an outline."""
+    name, points = drawn.get("name"), objects(drawn.get("polygon") or drawn.get("line"))
+    if points:
+        notes.count(OUTLINES)
+        yield _mark(name, around(points_of([[point.get("x"), point.get("y")] for point in points])) or ())
+    elif "bounding_box" in drawn or not any(kind in drawn for kind in ("mask", "point")):
+        box = mapping(drawn.get("bounding_box"))
+        yield _mark(name, [box.get(key) for key in ("left", "top", "width", "height")])
+    else:
+        notes.count("left out: {count:mask or point|masks and points}")
+
+
+def _ultralytics(entry: Object, names: Names, notes: Notes) -> Iterator[_Mark]:
+    """Each box or outline is a list that begins with its class."""
     marks = mapping(entry.get("annotations"))
-    for box in _listed(marks.get("boxes")):
-        number, *centre = _listed(box) or [None]
-        yield _mark(names.get(text_of(number), text_of(number)), centre, BoxForm.CXCYWH)
+    kind = next((kind for kind in ("boxes", "pose", "segments", "obb") if marks.get(kind)), "")
+    for drawn in _listed(marks.get(kind)):
+        number, *rest = _listed(drawn) or [None]
+        label = names.get(text_of(number), text_of(number))
+        if kind in ("segments", "obb"):
+            notes.count(OUTLINES)
+            yield _mark(label, around(pairs_of(rest)) or ())
+            continue
+        if kind == "pose":
+            notes.count(KEYPOINTS)
+            rest = rest[:4]
+        yield _mark(label, rest, BoxForm.CXCYWH)
     for number in _listed(marks.get("classification")):
         yield _Mark(names.get(text_of(number), text_of(number)))
 
@@ -245,7 +275,7 @@ def _listed(value: object) -> list[Any]:
     return list(value) if isinstance(value, list) else []
 
 
-_MARKS: dict[str, Callable[[Object, Names], Iterator[_Mark]]] = {  # by the field that names the image
+_MARKS: dict[str, Callable[[Object, Names, Notes], Iterator[_Mark]]] = {  # by the field that names the image
     "file_name": _hugging_face,
     "image_url": _azure,
     "imageGcsUri": _vertex,

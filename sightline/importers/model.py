@@ -1,6 +1,7 @@
 """What every importer returns: images with their labels or boxes, and what was noticed while reading."""
 
 import re
+import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -252,13 +253,30 @@ def text_of(value: object) -> str:
 
 def number_of(value: object) -> float | None:
     """A number, or a string that is one; None for anything else, and for what is not finite."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    number = exact_number_of(value)
+    return None if number is None else float(number)
+
+
+def exact_number_of(value: object) -> int | float | None:
+    """The finite number that a value means: `7`, `7.0`, `"7"` or `" 7.0 "`; a whole one is exact."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
+    if not isinstance(value, str):
+        return _finite(value)
+    text = value.strip()
+    if not text.isascii() or "_" in text:  # which Python's own numbers may have
         return None
-    return number if abs(number) < float("inf") else None
+    for read in (int, float):
+        try:
+            return _finite(read(text))
+        except ValueError:
+            continue
+    return None
+
+
+def _finite(number: float) -> int | float | None:
+    """The number; None if it is more than a `float` holds, which whole numbers of any length in JSON may be."""
+    return number if abs(number) <= sys.float_info.max else None
 
 
 def objects(value: object) -> list[dict[str, Any]]:

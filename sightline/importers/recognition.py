@@ -1,7 +1,7 @@
 """Recognises the form of an export by its content."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +24,17 @@ from sightline.importers import (
     vott,
     yolo,
 )
-from sightline.importers.files import has_images, images_in, is_hidden, is_packed, read_json, read_xml, subfolders, walk
+from sightline.importers.files import (
+    has_images,
+    images_in,
+    is_hidden,
+    is_packed,
+    read_json,
+    read_text,
+    read_xml,
+    subfolders,
+    walk,
+)
 from sightline.importers.model import TITLES, Format, ImportFault, is_image, split_of
 from sightline.importers.names import folded
 from sightline.importers.yolo_labels import texts_of_images
@@ -66,18 +76,24 @@ def recognise(source: Path) -> tuple[Format, Path]:
 
 
 def of_splits(folder: Path) -> list[Part]:
-    """The file of each split: in folders, as Roboflow exports them, or side by side; nothing if they differ in form."""
-    places = [one for one in subfolders(folder) if split_of(one.name)]
-    found = [
-        Part(f"{one.name}/", split_of(one.name), *files[0])
-        for one in places
-        if len(files := _annotation_files(one)) == 1
-    ]
-    if not found:
-        found = [Part("", _split_in(file), form, file) for form, file in _annotation_files(folder)]
+    """The file of each split: in folders, as Roboflow exports them, or side by side; nothing if they differ in form.
+
+    ImportFault if a folder of a split has several, or if one may be meant but cannot be read.
+    """
+    listed = {one: _annotation_files(one) for one in subfolders(folder) if split_of(one.name)}
+    found = [Part(f"{one.name}/", split_of(one.name), *files[0]) for one, files in listed.items() if len(files) == 1]
+    if found:
+        for one, files in listed.items():
+            _require_one(one, files)
+    else:
+        listed = {folder: _annotation_files(folder)}
+        found = [Part("", _split_in(file), form, file) for form, file in listed[folder]]
         if len({part.split for part in found} - {""}) < len(found):
             return []
-    return found if len({part.form for part in found}) == 1 else []
+    if len({part.form for part in found}) != 1:
+        return []
+    _require_parsed(listed)
+    return found
 
 
 def of_annotation_file(file: Path) -> Format | None:
@@ -175,15 +191,30 @@ def _of_folder(folder: Path) -> tuple[Format, Path] | None:
         return Format.DATUMARO, folder
     single = _annotation_files(folder) or _annotation_file_beside(folder)
     if len(single) == 1:
+        _require_parsed([folder], single[0][1].suffix)
         return single[0]
     if parts := of_splits(folder):
         return parts[0].form, folder
-    if single:
-        listed = ", ".join(f"{file.name} ({TITLES[form]})" for form, file in single[:5])
-        raise ImportFault(f"{folder} has several files that could be meant: {listed}", fix="choose one of them")
+    _require_one(folder, single)
     if within := _in_only_folder(folder):
         return within
     return next(((form, folder) for form, looks_like in _LOOKS.items() if looks_like(folder)), None)
+
+
+def _require_one(folder: Path, files: list[tuple[Format, Path]]) -> None:
+    """ImportFault if there are several files that annotate all images."""
+    if len(files) > 1:
+        listed = ", ".join(f"{file.name} ({TITLES[form]})" for form, file in files[:5])
+        raise ImportFault(f"{folder} has several files that could be meant: {listed}", fix="choose one of them")
+
+
+def _require_parsed(folders: Iterable[Path], suffix: str = "") -> None:
+    """ImportFault if a file in the folders of an export may annotate images, but is damaged or in another encoding."""
+    for folder in folders:
+        names = [file.name for file in sorted(folder.glob(f"*{suffix}")) if file.is_file()]
+        if faults := _faults(folder, names, _PARSERS):
+            fix = "mend the files, or move them elsewhere if they are not part of the export"
+            raise ImportFault(f"{folder} has files that cannot be read", faults, fix=fix)
 
 
 def _in_only_folder(folder: Path) -> tuple[Format, Path] | None:
@@ -223,9 +254,12 @@ def _annotation_files(folder: Path) -> list[tuple[Format, Path]]:
 
 def _annotation_file_beside(folder: Path) -> list[tuple[Format, Path]]:
     """The file that annotates all images, if it is in a folder with few files and no image; empty if there are more."""
-    places = (one for one in subfolders(folder) if len([*one.iterdir()]) <= FEW and not has_images(one))
+    places = [one for one in subfolders(folder) if len([*one.iterdir()]) <= FEW and not has_images(one)]
     found = [pair for place in places for pair in _annotation_files(place)]
-    return found if len(found) == 1 else []
+    if len(found) != 1:
+        return []
+    _require_parsed(places)
+    return found
 
 
 def _split_in(file: Path) -> str:
@@ -270,8 +304,21 @@ def _with_content(folder: Path, name: str) -> str:
 
 def _unreadable(folder: Path, names: Iterable[str]) -> list[str]:
     """Why files that might be annotations cannot be read."""
-    readers: dict[str, Callable[[Path], object]] = {".json": read_json, ".xml": read_xml}
-    readers |= {".csv": table.read, ".tsv": table.read} | dict.fromkeys(lines.SUFFIXES, lines.read)
+    readers = {".csv": table.read, ".tsv": table.read, **dict.fromkeys(lines.SUFFIXES, lines.read)}
+    return _faults(folder, names, {**_PARSERS, **readers})
+
+
+_PARSERS: dict[str, Callable[[Path], object]] = {
+    ".json": read_json,
+    ".xml": read_xml,
+    ".csv": read_text,
+    ".tsv": read_text,
+    **dict.fromkeys(lines.SUFFIXES, lines.first),
+}  # which ask for nothing but the syntax
+
+
+def _faults(folder: Path, names: Iterable[str], readers: Mapping[str, Callable[[Path], object]]) -> list[str]:
+    """What they raise, up to MOST_FAULTS."""
     faults: list[str] = []
     for name in names:
         try:

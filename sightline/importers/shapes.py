@@ -1,12 +1,14 @@
 """Boxes around outlines."""
 
 from collections.abc import Iterable, Sequence
-from math import cos, radians, sin
+from math import cos, hypot, radians, sin
 from typing import Any
 
 from sightline.importers.model import Xywh, number_of
 
-OUTLINES = "turned into upright boxes: {count:outline|outlines}"  # a note
+# Notes.
+OUTLINES = "turned into upright boxes: {count:outline|outlines}"
+KEYPOINTS = "the keypoints of {count:object|objects} are left out"
 
 Point = tuple[float, float]
 
@@ -41,9 +43,11 @@ def four_of(value: object) -> Xywh | None:
     return (*points[0], *points[1]) if len(points) == 2 else None
 
 
-def within(x: float, y: float, across: float, down: float) -> Xywh:
-    """The box around an ellipse with this centre and these radii."""
-    return x - across, y - down, 2 * across, 2 * down
+def within(x: float, y: float, across: float, down: float, degrees: float = 0.0) -> Xywh:
+    """The box around an ellipse with this centre and these radii, turned about the centre."""
+    sine, cosine = sin(radians(degrees)), cos(radians(degrees))
+    half_width, half_height = hypot(across * cosine, down * sine), hypot(across * sine, down * cosine)
+    return x - half_width, y - half_height, 2 * half_width, 2 * half_height
 
 
 def turned(box: Xywh, degrees: float, pivot: Point) -> list[Point]:

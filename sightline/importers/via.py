@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from math import degrees
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from sightline.importers.model import (
     Notes,
     in_order,
     mapping,
+    number_of,
     objects,
     of_one_kind,
     text_of,
@@ -130,4 +132,4 @@ def _around(shape: Mapping[str, Any], kind: str, notes: Notes) -> Xywh | None:
     if values is None or kind == "rect":
         return values
     notes.count(OUTLINES)
-    return within(*values)
+    return within(*values, degrees(number_of(shape.get("theta")) or 0.0))

@@ -21,7 +21,7 @@ from sightline.importers.model import (
     split_of,
     text_of,
 )
-from sightline.importers.shapes import around
+from sightline.importers.shapes import KEYPOINTS, around
 from sightline.importers.yolo_labels import CLASS_LISTS, Labels, is_label, texts_below, texts_of_images
 from sightline.plurals import counted
 
@@ -124,7 +124,7 @@ def _of_yaml(file: Path, images: Path | None) -> Layout:
             if found := tuple(place for place in places.values() if place):
                 splits.append((split, found))
     if not splits:
-        splits = list(_by_folders(root))
+        splits = _by_folders(root)
     common, names = _common(root, file, splits), _names(file, content)
     return Layout(common, tuple(splits), names, "kpt_shape" in content, tuple(missing))
 
@@ -190,13 +190,15 @@ def _listed(file: Path) -> dict[int, str]:
     return {number: line.strip() for number, line in enumerate(read_text(file).splitlines()) if line.strip()}
 
 
-def _by_folders(root: Path) -> Iterable[tuple[str, tuple[Path, ...]]]:
-    """The splits by their folders, `train/images` or `images/train`; otherwise everything as one."""
-    for base in (root, root / "images"):
-        named = {one: split_of(one.name) for one in subfolders(base)} if is_there(base, Path.is_dir) else {}
-        if any(named.values()):
-            return [(split, (one,)) for one, split in named.items() if split]
-    return [("", (root,))]
+def _by_folders(root: Path) -> list[tuple[str, tuple[Path, ...]]]:
+    """The splits by their folders, `train/images` or `images/train`, and the labelled images outside of these."""
+    bases = [base for base in (root, root / "images") if is_there(base, Path.is_dir)]
+    named = {one: split for base in bases for one in subfolders(base) if (split := split_of(one.name))}
+    if not named:
+        return [("", (root,))]
+    labels, outside = Labels(), (root / name for name in images_in(root))
+    rest = tuple(one for one in outside if named.keys().isdisjoint(one.parents) and labels.of(one))
+    return [*((split, (one,)) for one, split in named.items()), *([("", rest)] if rest else [])]
 
 
 def _placed(layout: Layout, notes: Notes) -> dict[str, tuple[Path, str]]:
@@ -256,7 +258,7 @@ def _box(words: list[str], layout: Layout, notes: Notes) -> Box | str:
         return f"class {words[0]} is not in the list of {counted(len(layout.names), 'class', 'classes')}"
     rest = values[1:]
     if layout.keypoints and len(rest) > 4:
-        notes.count("the keypoints of {count:object|objects} are left out")
+        notes.count(KEYPOINTS)
         rest = rest[:4]
     if len(rest) == 5:
         notes.count("the confidence of {count:box|boxes} is left out")

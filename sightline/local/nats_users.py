@@ -29,6 +29,7 @@ ANNOUNCES: Mapping[str, Sequence[str]] = {
     "dataset-api": ("ingest-dataset",),
     "dataset-worker": ("ingest-dataset", "ingest-chunk"),
     "trainer-api": ("trainer",),
+    "trainer-worker": ("trainer",),
     "predictor": ("predict-batch",),
     "predictor-worker": ("predict-batch", "predict-chunk"),
 }

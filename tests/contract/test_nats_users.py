@@ -131,7 +131,7 @@ def forbidden(user: str) -> list[str]:
         "dataset-api": ["$KV.sightline_records.models.m", "jobs.trainer"],
         "dataset-worker": ["$KV.sightline_records.models.m", "jobs.trainer"],
         "trainer-api": ["$KV.sightline_records.datasets.d", "jobs.ingest-dataset"],
-        "trainer-worker": ["$KV.sightline_records.models.m", "$KV.sightline_records.datasets.d", "jobs.trainer"],
+        "trainer-worker": ["$KV.sightline_records.models.m", "$KV.sightline_records.datasets.d", "jobs.ingest-dataset"],
         "predictor": ["$KV.sightline_records.models.m", "$KV.sightline_records.datasets.d", "jobs.predict-chunk"],
         "predictor-worker": ["$KV.sightline_records.models.m", "$KV.sightline_records.accounts.a", "jobs.trainer"],
     }

@@ -42,8 +42,8 @@ async def set_(made: Suite, model: str, name: str = LIVE, etag: str = "") -> mod
     return await made.call("SetModelAlias", request, "ann")
 
 
-async def rolled_back(made: Suite, etag: str = "") -> model_alias_pb2.ModelAlias:
-    request = model_alias_service_pb2.RollBackModelAliasRequest(name=LIVE, etag=etag)
+async def rolled_back(made: Suite, etag: str = "", request_id: str = "") -> model_alias_pb2.ModelAlias:
+    request = model_alias_service_pb2.RollBackModelAliasRequest(name=LIVE, etag=etag, request_id=request_id)
     return await made.call("RollBackModelAlias", request, "ann")
 
 
@@ -83,6 +83,17 @@ async def test_an_alias_is_set_switched_rolled_back_and_deleted(made: Suite):
         "ModelAliasNotFound",
         f"{LIVE} does not exist; SetModelAlias creates an alias.",
     )
+
+
+async def test_a_roll_back_that_is_repeated_does_not_switch_forward(made: Suite):
+    await set_(made, OLD)
+    second = await set_(made, NEW)
+    back = await rolled_back(made, request_id="r1")
+    assert back.model == OLD
+    assert await rolled_back(made, request_id="r1") == back
+    assert await rolled_back(made, second.etag, request_id="r1") == back
+    assert (await rolled_back(made, request_id="r2")).model == NEW
+    assert (await refused(rolled_back(made, request_id="r" * 129)))[0] == "InvalidRequest"
 
 
 async def test_what_reads_a_model_takes_an_alias_of_it(made: Suite):

@@ -32,7 +32,7 @@ DELETE = dataset_service_pb2.DeleteDatasetRequest(name="datasets/birds")
 
 
 async def entries(tmp_path: Path, metadata: Any, **changes: Any) -> list[dict[str, Any]]:
-    """What the audit has after a read, a deletion, an upload and a prediction by a caller."""
+    """What the audit has after a read, a deletion, an upload and predictions by a caller."""
     file = tmp_path / "audit" / "test.jsonl"
     async with (
         serving(audit=str(file), log_level="CRITICAL", **changes) as running,
@@ -42,11 +42,15 @@ async def entries(tmp_path: Path, metadata: Any, **changes: Any) -> list[dict[st
         header = dataset_service_pb2.UploadFilesHeader(upload_id="u1")
         upload = dataset_service_pb2.UploadFilesRequest(header=header)
         image = prediction_service_pb2.AnalyzeImageRequest(model_name="models/m")
+        streamed = prediction_service_pb2.AnalyzeImagesRequest(id="1", request=image)
+        batch = prediction_service_pb2.CreateBatchPredictionRequest(batch_prediction_id="b")
         for begin in (
             lambda: datasets.GetDataset(GET, metadata=metadata),
             lambda: datasets.DeleteDataset(DELETE, metadata=metadata),
             lambda: datasets.UploadFiles(iter([upload]), metadata=metadata),
             lambda: predictions.AnalyzeImage(image, metadata=metadata),
+            lambda: predictions.AnalyzeImages(iter([streamed]), metadata=metadata).read(),
+            lambda: predictions.CreateBatchPrediction(batch, metadata=metadata),
         ):
             with suppress(grpc.aio.AioRpcError):
                 await begin()
@@ -61,6 +65,8 @@ async def test_writes_and_uses_have_an_entry_with_caller_resource_and_outcome(tm
         ("DatasetService/DeleteDataset", "datasets/birds"),
         ("DatasetService/UploadFiles", "u1"),
         ("PredictionService/AnalyzeImage", "models/m"),
+        ("PredictionService/AnalyzeImages", "models/m"),
+        ("PredictionService/CreateBatchPrediction", "b"),
     ]
     first = found[0]
     assert first["audit"] == 1
@@ -82,18 +88,18 @@ async def test_denials_of_reads_too_have_an_entry_which_names_the_caller_if_the_
     key, line = keys.make("eve", "viewer")
     file = replace(tmp_path / "keys", line.encode())
     denied = await entries(tmp_path, [bearer(key)], auth_keys=file)
-    assert [(one["subject"], one["code"]) for one in denied] == [("eve", "PERMISSION_DENIED")] * 3
+    assert [(one["subject"], one["code"]) for one in denied] == [("eve", "PERMISSION_DENIED")] * 5
     (tmp_path / "audit" / "test.jsonl").unlink()
     unknown = await entries(tmp_path, None, auth_keys=file)
     assert [(one["subject"], one["code"], one["reason"]) for one in unknown] == [
         ("", "UNAUTHENTICATED", "Unauthenticated")
-    ] * 4
+    ] * 6
 
 
 async def test_reads_have_an_entry_if_the_setting_asks_for_them(tmp_path: Path) -> None:
     found = await entries(tmp_path, None, audit_reads=True)
     assert found[0]["rpc"] == "DatasetService/GetDataset"
-    assert len(found) == 4
+    assert len(found) == 6
 
 
 async def test_the_audit_can_be_switched_off(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -136,6 +136,22 @@ async def test_a_snapshot_that_does_not_fit_fails_its_dataset_and_leaves_nothing
     assert (await world.register(described, files, "c")).state == pb.Dataset.READY
 
 
+async def test_earlier_versions_count_too_while_the_next_one_is_checked(world: World) -> None:
+    await world.register(*tagged(4))
+    first = await stored(world)
+    await world.put(*tagged(5), key="uploads/second/train.json")
+    request = world.request(uris=["s3://sightline/uploads/second/train.json"], new_version=True)
+    await world.stub.CreateDataset(request)
+    limit(world, storage_bytes=first)
+    async with refused(FULL, "QuotaExceeded", f"storage: {first} bytes in use"):
+        await world.upload({"a.bin": b"x"}, "more")
+    limit(world)
+    await world.work()
+    (record,) = world.view.all()
+    assert record.value.stats is not None
+    assert record.value.stored_bytes == first + record.value.stats.stored_bytes
+
+
 async def test_what_is_published_is_what_is_stored_and_projects_are_apart(world: World) -> None:
     await world.upload({"a.bin": b"x" * 11})
     await world.register(coco([], []), {}, "broken")

@@ -1,4 +1,4 @@
-"""Makes requests safe to repeat: a Create without a `request_id` gets one before it is first sent.
+"""Makes requests safe to repeat: one without its `request_id`, as of a Create, gets one before it is first sent.
 
 gRPC retries a call when a service died during it, which may have happened after the call took effect. With an id, the
 service responds to the retry as it would have to the first attempt; without one, it would return ALREADY_EXISTS.

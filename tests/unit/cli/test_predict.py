@@ -154,6 +154,17 @@ def test_draw_writes_each_image_upright_with_its_tags_below(
     assert (tmp_path / "drawn" / "p.png").exists()
 
 
+def test_pictures_replace_neither_the_images_nor_one_another(sightline: Command, fakes: Fakes, tmp_path: Path) -> None:
+    folder, image = tmp_path, tmp_path / "p.png"
+    Image.new("RGB", (60, 60), "blue").save(image)
+    before = image.read_bytes()
+    assert sightline("predict", "m", image, "--draw", folder, "--explain", folder).code == 0
+    assert image.read_bytes() == before
+    assert (folder / "p-2.png").read_bytes() == b"PNG of cat"
+    with Image.open(folder / "p-3.png") as drawn:
+        assert drawn.width == 320
+
+
 def test_characters_that_no_font_has_are_named_once(
     sightline: Command, fakes: Fakes, image_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -263,3 +263,41 @@ def test_files_are_merged_by_the_names_of_categories_with_every_id_once():
     assert named[:4] == [(1, 1, 2), (2, 2, 1), (3, 3, 2), (4, 3, 2)]
     assert named[4] == (5, "a of file 2", "9 of file 2"), "which the service reports, and not an image of another file"
     assert (found["annotations"][2]["bbox"], found["annotations"][2]["iscrowd"]) == ([1, 2, 3, 4], 1)
+
+
+@pytest.mark.parametrize("place", ["", "images/"])
+@pytest.mark.parametrize("ids", [("1_11", "11_1"), ("v1", "v1.0"), ("１", "1")])
+def test_ids_that_are_different_texts_are_of_different_images(tmp_path: Path, place: str, ids: tuple[str, str]) -> None:
+    exports.pictures(tmp_path, [f"{place}a.jpg", f"{place}b.jpg"])
+    made = {
+        "images": [{"id": id_, "file_name": name} for id_, name in zip(ids, ("a.jpg", "b.jpg"), strict=True)],
+        "annotations": [{"id": n, "image_id": id_, "category_id": n} for n, id_ in enumerate(ids, 1)],
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(made))
+    imported = read(tmp_path)
+    assert {image.name: [box.label for box in image.boxes] for image in imported.images} == {
+        "a.jpg": ["cat"],
+        "b.jpg": ["dog"],
+    }
+
+
+@pytest.mark.parametrize("damaged", ["valid/_annotations.coco.json", "annotations/instances_val2017.json"])
+def test_a_split_whose_file_is_damaged_is_not_left_out(tmp_path: Path, damaged: str) -> None:
+    other = damaged.replace("valid", "train").replace("val", "train")
+    for name in (damaged, other):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(coco(tmp_path).read_bytes())
+    (tmp_path / "coco.json").unlink()
+    assert set(read(tmp_path).splits) == {"train", "val"}
+    (tmp_path / damaged).write_bytes((tmp_path / damaged).read_bytes()[:-5])
+    with pytest.raises(ImportFault, match=f"{Path(damaged).name} cannot be read as JSON"):
+        read(tmp_path)
+
+
+def test_damaged_captions_beside_instances_are_none_of_their_business(tmp_path: Path) -> None:
+    file = coco(tmp_path, {"bbox": [1, 2, 4, 8]})
+    (tmp_path / "annotations").mkdir()
+    file.replace(tmp_path / "annotations" / "instances_val2017.json")
+    (tmp_path / "annotations" / "captions_val2017.json").write_text("{")
+    assert read(tmp_path).counts == {"cat": (1, 1)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import pi
 from pathlib import Path
 from typing import Any
 
@@ -688,3 +689,42 @@ def test_images_of_splits_that_were_not_chosen_do_not_count_as_unnamed(tmp_path:
     exports.pictures(tmp_path, ["1.jpg", "2.jpg"])
     (tmp_path / "labels.csv").write_text("path,label,split\n1.jpg,cat,train\n2.jpg,dog,test\n")
     assert pack(read(tmp_path).only(["train"])).unnamed == []
+
+
+def test_a_turned_ellipse_has_the_box_around_it(tmp_path: Path) -> None:
+    shape = {"name": "ellipse", "cx": 40, "cy": 30, "rx": 20, "ry": 5, "theta": pi / 2}
+    region = {"shape_attributes": shape, "region_attributes": {"class": "cat"}}
+    ellipse = '<ellipse label="cat" cx="40" cy="30" rx="20" ry="5" rotation="90"/>'
+    value = {"x": 50, "y": 50, "radiusX": 25, "radiusY": 100 / 12, "rotation": 90, "ellipselabels": ["cat"]}
+    sides = {"original_width": 80, "original_height": 60}
+    for name, text in {
+        "via": json.dumps({"1.jpg": {"filename": "1.jpg", "regions": [region], "file_attributes": {}}}),
+        "cvat": f'<annotations><image name="1.jpg" width="80" height="60">{ellipse}</image></annotations>',
+    }.items():
+        exports.picture(tmp_path / name / "1.jpg")
+        (tmp_path / name / ("a.xml" if name == "cvat" else "a.json")).write_text(text)
+    label_studio_of(tmp_path / "label-studio", {"type": "ellipselabels", "value": value, **sides})
+    for name in ("via", "cvat"):
+        assert marks(pack(read(tmp_path / name))) == {"1.jpg": [("cat", [35, 10, 10, 40])]}, name
+    found = marks(pack(read(tmp_path / "label-studio")))
+    assert found == {"1.jpg": [("cat", [round(35 / 80, 4), round(10 / 60, 4), 0.125, round(40 / 60, 4)])]}
+
+
+@pytest.mark.parametrize("with_area", [True, False])
+def test_a_choice_about_a_shape_of_label_studio_is_its_label(tmp_path: Path, with_area: bool) -> None:
+    shapes = [{"id": f"r{n}", "type": "rectangle", "value": {**AREA, "x": 10 * n}} for n in (1, 2)]
+    choices = [
+        {"id": f"r{n}", "type": "choices", "value": {**({**AREA, "x": 10 * n} if with_area else {}), "choices": [name]}}
+        for n, name in ((1, "cat"), (2, "dog"))
+    ]
+    imported = read(label_studio_of(tmp_path, *shapes, *choices))
+    assert marks(pack(imported)) == {"1.jpg": [("cat", [0.1, 0.1, 0.5, 0.5]), ("dog", [0.2, 0.1, 0.5, 0.5])]}
+    assert imported.notes == ()
+
+
+def test_a_choice_about_a_shape_of_label_studio_that_has_a_label_is_left_out(tmp_path: Path) -> None:
+    shape = {"id": "r", "type": "rectanglelabels", "value": {**AREA, "rectanglelabels": ["cat"]}}
+    choice = {"id": "r", "type": "choices", "value": {**AREA, "choices": ["hidden"]}}
+    imported = read(label_studio_of(tmp_path, shape, choice))
+    assert imported.categories == ("cat",)
+    assert imported.notes == ("left out: 1 choice about shapes that have labels",)

@@ -650,3 +650,79 @@ def test_an_archive_beside_annotations_whose_images_are_missing_is_to_be_unpacke
 def test_a_file_of_annotations_may_be_in_a_folder_beside_the_images(tmp_path: Path) -> None:
     written(tmp_path, "annotations/labels.csv", "path,label\n1.jpg,cat\n2.jpg,dog\n")
     assert marks(pack(read(tmp_path))) == {"images/1.jpg": [("cat", [])], "images/2.jpg": [("dog", [])]}
+
+
+@pytest.mark.parametrize(
+    ("files", "damaged"),
+    [
+        ({"train/_annotations.csv": "1.jpg,cat", "test/_annotations.csv": "2.jpg,Käfer"}, "test/_annotations.csv"),
+        (
+            {"train_labels.csv": "1.jpg,cat", "test_labels.csv": "2.jpg,dog", "val_labels.csv": "2.jpg,Käfer"},
+            "val_labels.csv",
+        ),
+        ({"train_labels.csv": "1.jpg,cat", "test_labels.csv": "2.jpg,Käfer"}, "test_labels.csv"),
+    ],
+)
+def test_a_split_whose_table_cannot_be_read_is_not_left_out(
+    tmp_path: Path, files: dict[str, str], damaged: str
+) -> None:
+    for name, row in files.items():
+        written(tmp_path, name, "")
+        (tmp_path / name).write_text(f"filename,class\n{row}\n", "latin-1" if name == damaged else "utf-8")
+    with pytest.raises(ImportFault) as caught:
+        read(tmp_path)
+    assert f"{damaged} is not in UTF-8" in caught.value.faults[0]
+
+
+def test_two_files_of_a_split_leave_it_unclear_which_is_meant(tmp_path: Path) -> None:
+    for name in ("train/a.csv", "test/a.csv", "test/b.csv"):
+        written(tmp_path, name, "filename,class\n1.jpg,cat\n")
+    with pytest.raises(ImportFault, match=r"test has several files that could be meant: a\.csv \(CSV\), b\.csv"):
+        read(tmp_path)
+
+
+def test_a_subset_of_datumaro_that_is_damaged_is_not_left_out(tmp_path: Path) -> None:
+    for subset in ("train", "val"):
+        written(tmp_path, f"annotations/{subset}.json", datumaro(boxes=False))
+    (tmp_path / "annotations" / "val.json").write_text("{")
+    with pytest.raises(ImportFault, match=r"val\.json cannot be read as JSON"):
+        read(tmp_path)
+
+
+def labelled_by_labelbox(**annotations: Any) -> str:
+    projects = {"p": {"labels": [{"annotations": annotations}]}}
+    row = {"id": "c1", "external_id": "1.jpg", "row_data": "https://storage/c1"}
+    return json.dumps({"data_row": row, "media_attributes": {"width": 80, "height": 60}, "projects": projects}) + "\n"
+
+
+def test_all_answers_of_a_checklist_are_labels_and_free_text_is_none(tmp_path: Path) -> None:
+    checklist = {"name": "what", "checklist_answers": [{"name": "cat"}, {"name": "dog"}]}
+    text = {"name": "remarks", "text_answer": {"content": "blurred"}}
+    written(tmp_path, "a.ndjson", labelled_by_labelbox(classifications=[checklist, text]))
+    imported = read(tmp_path)
+    assert imported.images[0].labels == ("cat", "dog")
+    assert imported.notes == ("left out: 1 answer in free text",)
+
+
+def test_a_polygon_of_labelbox_becomes_a_box_and_masks_are_left_out(tmp_path: Path) -> None:
+    polygon = {"name": "cat", "polygon": [{"x": x, "y": y} for x, y in ((8, 6), (48, 6), (20, 36))]}
+    mask = {"name": "cat", "mask": {"url": "https://storage/m"}}
+    written(tmp_path, "a.ndjson", labelled_by_labelbox(objects=[polygon, mask]))
+    imported = read(tmp_path)
+    assert marks(pack(imported)) == {"images/1.jpg": [("cat", PIXELS)]}
+    assert "left out: 1 mask or point" in imported.notes
+
+
+@pytest.mark.parametrize(
+    ("kind", "drawn"),
+    [
+        ("segments", [0.1, 0.1, 0.6, 0.1, 0.3, 0.6]),
+        ("obb", [0.35, 0.1, 0.6, 0.35, 0.35, 0.6, 0.1, 0.35]),
+        ("pose", [0.35, 0.35, 0.5, 0.5, 0.2, 0.2, 2]),
+    ],
+)
+def test_what_ultralytics_draws_becomes_boxes(tmp_path: Path, kind: str, drawn: list[float]) -> None:
+    head = {"type": "dataset", "task": kind, "class_names": {"0": "cat"}}
+    image = {"type": "image", "file": "1.jpg", "width": 80, "height": 60, "annotations": {kind: [[0, *drawn]]}}
+    written(tmp_path, "a.ndjson", f"{json.dumps(head)}\n{json.dumps(image)}\n")
+    assert marks(pack(read(tmp_path))) == {"images/1.jpg": [("cat", SHARES)]}

@@ -138,3 +138,15 @@ def test_labels_without_an_image_are_said_with_the_images_that_cannot_be_read(tm
     assert told(read(tmp_path)).endswith(said)
     written(tmp_path, {"images/2.heic": ""})
     assert f"{said}; 1 .heic file cannot be read here: convert them to JPEG or PNG" in told(read(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("outside", "split"),
+    [("images/1", "test"), ("1", "test"), ("images/extra/1", "images/train"), ("images/train/1", "test")],
+)
+def test_labelled_images_outside_the_folders_of_splits_are_read(tmp_path: Path, outside: str, split: str) -> None:
+    labels = {f"{outside.replace('images', 'labels')}.txt": LINE, f"{split.replace('images', 'labels')}/2.txt": LINE}
+    pictures(tmp_path, [f"{outside}.jpg", f"{split}/2.jpg", "unlabelled.jpg"])
+    imported = read(written(tmp_path, {"classes.txt": "cat\n", **labels}))
+    assert {image.name for image in imported.images} == {f"{outside}.jpg", f"{split}/2.jpg"}
+    assert imported.counts == {"cat": (2, 2)}

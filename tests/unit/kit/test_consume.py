@@ -90,6 +90,30 @@ async def test_an_outage_however_long_never_makes_a_job_poison():
     assert await harness.queue.depth("train") == 0
 
 
+async def test_an_outage_of_the_queue_too_does_not_make_a_job_poison():
+    harness, attempts, publish = Harness(), [], MemoryQueue.publish
+    failures = iter([Unavailable(what="NATS", problem="no route")])
+
+    async def published(kind: str, body: bytes, dedup_id: str = "") -> None:
+        if attempts and (failure := next(failures, None)):
+            raise failure
+        await publish(harness.queue, kind, body, dedup_id)
+
+    harness.queue.publish = published
+
+    async def handle(body: bytes) -> None:
+        attempts.append(body)
+        if len(attempts) <= MAX_DELIVERIES:
+            raise Unavailable(what="the store", problem="no route")
+        harness.stop.set()
+
+    harness.handle = handle
+    await harness.queue.publish("train", b"a")
+    await harness.run()
+    assert harness.results() == {"retried": MAX_DELIVERIES - 1, "unsettled": 1, "done": 1}
+    assert harness.poisoned == []
+
+
 async def test_a_job_whose_record_another_worker_has_leased_is_left_to_that_worker():
     harness = Harness()
 
