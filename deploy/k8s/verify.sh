@@ -25,7 +25,7 @@ usage: deploy/k8s/verify.sh --overlay DIR | --chart DIR --coco FILE --image FILE
   --keep             leave the dataset and the models that it makes
 
 It needs kubectl, curl, python3 and sightline, helm with --chart, and the namespace with its secrets (docs/kubernetes.md). If
-the services have TLS, set SIGHTLINE_CA and SIGHTLINE_TOKEN, of a caller with the role trainer. It kills pods: use a cluster that may fail.
+the services have TLS, set SIGHTLINE_CA and SIGHTLINE_TOKEN, of a caller with the role admin. It kills pods: use a cluster that may fail.
 TEXT
 }
 

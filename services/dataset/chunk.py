@@ -207,7 +207,9 @@ async def _check_row(
         data = await _fetch(context, settings, row, located)
     except BlobNotFound:
         near = (await located.find(row.key)).problem.partition("; ")[2]
-        log.add("imageMissing", row.file, row.id, uri=to_uri(context.blobs.bucket, row.key), near=near and f" ({near})")
+        log.add(
+            "imageMissing", row.file, row.id, uri=to_uri(context.blobs.bucket, row.key), similar=near and f" ({near})"
+        )
         return _Checked(None, log, 0)
     if len(data) > settings.max_image_bytes:
         log.add("imageTooLarge", row.file, row.id, limit=settings.max_image_bytes)

@@ -21,47 +21,6 @@ DATASET_RULES: dict[str, Rule] = {
         "The image is nearly the same as {other!r} (image {other_id}), but {difference}.",
         "Compare the two, and correct the label that is wrong.",
     ),
-    # a training and a test dataset, compared
-    "testImagesInTraining": Rule(
-        _W,
-        "{count:test image is|test images are} also in the training dataset: {exact} exactly, {near} nearly.",
-        "Take them out of one of the datasets; a model looks better on them than it is.",
-    ),
-    "categoryOnlyInTraining": Rule(
-        _W,
-        "The test dataset has no image of {names}.",
-        "Add test images of it; nothing is measured for it otherwise.",
-    ),
-    "categoryOnlyInTest": Rule(
-        _W,
-        "The training dataset has no image of {names}.",
-        "Add training images of it, or leave it out of the test dataset; a model can never be right on them.",
-    ),
-    "categoriesSpeltDifferently": Rule(
-        _W,
-        "The training dataset writes {training!r}, the test dataset {test!r}.",
-        "Write the name in one way; a model treats the two as different.",
-    ),
-    "labelShift": Rule(
-        _W,
-        "The share of {category!r} is {training:.1%} in the training dataset and {test:.1%} in the test dataset.",
-        "Choose the test images as images will come in use; overall accuracy depends on the shares.",
-    ),
-    "sizesDiffer": Rule(
-        _W,
-        "The images of the training dataset are {training} in the median, those of the test dataset {test}.",
-        "Take the test images as images will come in use, from the same source and scaled in the same way.",
-    ),
-    "annotationKindsDiffer": Rule(
-        _W,
-        "The training dataset is for {training}, the test dataset for {test}.",
-        "Compare datasets of the same kind; a model of one cannot be measured on the other.",
-    ),
-    "fingerprintsMissing": Rule(
-        _I,
-        "{dataset} was registered by a version that could not tell similar images; only equal files were compared.",
-        "Register it again to find similar images too.",
-    ),
     "categoriesAlike": Rule(
         _W,
         "The categories {names} differ only in case, spaces, hyphens or Unicode form.",
@@ -106,5 +65,48 @@ DATASET_RULES: dict[str, Rule] = {
         _I,
         "Image ids overlap with those of an earlier file; {shift} is added to them in the snapshot.",
         "Nothing to do.",
+    ),
+}
+
+COMPARISON_RULES: dict[str, Rule] = {
+    "testImagesInTraining": Rule(
+        _W,
+        "{count:test image is|test images are} also in the training dataset: {exact} exactly, {near} nearly.",
+        "Take them out of one of the datasets; a model looks better on them than it is.",
+    ),
+    "categoryOnlyInTraining": Rule(
+        _W,
+        "The test dataset has no image of {names}.",
+        "Add test images of it; nothing is measured for it otherwise.",
+    ),
+    "categoryOnlyInTest": Rule(
+        _W,
+        "The training dataset has no image of {names}.",
+        "Add training images of it, or leave it out of the test dataset; a model can never be right on them.",
+    ),
+    "categoriesSpeltDifferently": Rule(
+        _W,
+        "The training dataset writes {training!r}, the test dataset {test!r}.",
+        "Write the name in one way; a model treats the two as different.",
+    ),
+    "labelShift": Rule(
+        _W,
+        "The share of {category!r} is {training:.1%} in the training dataset and {test:.1%} in the test dataset.",
+        "Choose the test images as images will come in use; overall accuracy depends on the shares.",
+    ),
+    "sizesDiffer": Rule(
+        _W,
+        "The images of the training dataset are {training} in the median, those of the test dataset {test}.",
+        "Take the test images as images will come in use, from the same source and scaled in the same way.",
+    ),
+    "annotationKindsDiffer": Rule(
+        _W,
+        "The training dataset is for {training}, the test dataset for {test}.",
+        "Compare datasets of the same kind; a model of one cannot be measured on the other.",
+    ),
+    "fingerprintsMissing": Rule(
+        _I,
+        "{dataset} was registered by a version that could not tell similar images; only equal files were compared.",
+        "Register it again to find similar images too.",
     ),
 }

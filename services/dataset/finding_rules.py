@@ -1,12 +1,11 @@
-"""The codes of findings: how severe each is, what it says and what to do about it."""
+"""The codes of findings: how severe each is, what it says and what to do. docs/findings.md lists them."""
 
-from services.dataset.dataset_rules import DATASET_RULES
+from services.dataset.dataset_rules import COMPARISON_RULES, DATASET_RULES
 from services.dataset.rule import Rule, Severity
 
 _E, _W, _I = Severity.ERROR, Severity.WARNING, Severity.INFO
 
-RULES: dict[str, Rule] = {
-    # whole annotation files
+FILE_RULES: dict[str, Rule] = {
     "annotationFileMissing": Rule(_E, "The annotation file is no longer in the store.", "Upload it again.", True),
     "annotationFileTooLarge": Rule(
         _E,
@@ -137,7 +136,9 @@ RULES: dict[str, Rule] = {
         "Write y as the distance of the box's top edge from the top of the image.",
         True,
     ),
-    # single annotations
+}
+
+ANNOTATION_RULES: dict[str, Rule] = {
     "annotationUnknownImage": Rule(
         _E, "The annotation refers to image {image}, which is not listed.", "List the image, or drop the annotation."
     ),
@@ -192,7 +193,9 @@ RULES: dict[str, Rule] = {
         "Draw it around the object, or register for classification if each image shows one object.",
     ),
     "tagRepeated": Rule(_W, "The image has the category {category!r} twice.", "Keep one of the annotations."),
-    # single images
+}
+
+IMAGE_RULES: dict[str, Rule] = {
     "imagePathMissing": Rule(_E, "The image has no file_name.", "Give it a file_name relative to the COCO file."),
     "imagePathInvalid": Rule(
         _E,
@@ -202,7 +205,7 @@ RULES: dict[str, Rule] = {
     "imageSideInvalid": Rule(
         _W, "The image's {side} is {value}, not a number; it was ignored.", "Correct the value, or leave it out."
     ),
-    "imageMissing": Rule(_E, "There is no file at {uri} in the store{near}.", "Upload it, or correct its path."),
+    "imageMissing": Rule(_E, "There is no file at {uri} in the store{similar}.", "Upload it, or correct its path."),
     "imageTooLarge": Rule(_E, "The image has more than {limit:byte|bytes}.", "Scale it down or compress it more."),
     "imageSidesInvalid": Rule(_E, "The image {problem}.", "Scale or pad it, or drop it."),
     "imageUndecodable": Rule(_E, "The image {problem}.", "Replace it with an intact file of a supported format."),
@@ -301,7 +304,9 @@ RULES: dict[str, Rule] = {
         "{count:uri outside the store was|uris outside the store were} ignored in favour of file_name.",
         "Nothing to do.",
     ),
-} | DATASET_RULES
+}
+
+RULES = FILE_RULES | ANNOTATION_RULES | IMAGE_RULES | DATASET_RULES | COMPARISON_RULES
 
 
 # An annotation with one of these is left out of the snapshot.

@@ -96,7 +96,7 @@ class Settings(BaseSettings):
     project_quotas: Path | None = None  # JSON: `{"acme": {"models": 50}}`; read again when it changes
     max_project_datasets: int = Field(default=10_000, ge=0)
     max_project_models: int = Field(default=10_000, ge=0)
-    max_project_storage_bytes: int = Field(default=4 << 40, ge=0)  # uploads, snapshots and bundles
+    max_project_storage_bytes: int = Field(default=4 << 40, ge=0)  # uploads, snapshots, bundles, results
     max_project_compute_seconds: int = Field(default=0, ge=0)  # charged in a calendar month, in UTC
     # Who may call. Certificates, keys and tokens are PEM or text files, read again when they change.
     tls_certificate: Path | None = None  # of the gRPC server, with its chain

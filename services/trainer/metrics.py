@@ -184,7 +184,7 @@ PROJECT_SHARE = Metric(
 PROJECT_STORAGE = Metric(
     "sightline_project_storage_bytes",
     MetricKind.GAUGE,
-    "What a project's uploads, snapshots and bundles hold.",
+    "What a project's uploads, snapshots, bundles and results of batch predictions hold.",
     ("project",),
 )
 PROJECT_COMPUTE = Metric(

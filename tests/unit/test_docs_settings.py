@@ -1,4 +1,4 @@
-"""docs/settings.md lists every setting of every service with its default."""
+"""docs/settings.md lists every setting of every service with its default, and says whose defaults differ."""
 
 import re
 from collections.abc import Iterator
@@ -63,6 +63,17 @@ def written(default: object) -> str:
 @pytest.mark.parametrize("title", CHAPTERS)
 def test_every_setting_is_documented_with_its_default_and_no_other_is(title: str) -> None:
     assert dict(ROW.findall(chapter(title))) == dict(own_fields(CHAPTERS[title]))
+
+
+def test_the_settings_whose_defaults_differ_between_services_are_named() -> None:
+    defaults: dict[str, set[str]] = {}
+    for kind in set(CHAPTERS.values()) - {Settings}:
+        for name, field in kind.model_fields.items():
+            defaults.setdefault(name, set()).add(written(field.default))
+    differing = {f"SIGHTLINE_{name.upper()}" for name, values in defaults.items() if len(values) > 1}
+    found = re.search(r"set these per process: ([^.]+)\.", DOCUMENT.read_text())
+    assert found
+    assert set(re.findall(r"`(\w+)`", found[1])) == differing
 
 
 def test_every_settings_class_has_a_chapter() -> None:

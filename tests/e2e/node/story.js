@@ -22,7 +22,7 @@ const { v1 } = grpc.loadPackageDefinition(definition).sightline;
 const insecure = grpc.credentials.createInsecure();
 const options = {
   "grpc.max_receive_message_length": 24 * 1024 * 1024,
-  // Calls go to new replicas too, and are repeated while a server restarts; not UploadFiles, whose stream is not kept.
+  // Calls go to new replicas too, and are repeated while a server restarts; not the streams of requests, which are not kept.
   "grpc.service_config": JSON.stringify({
     loadBalancingConfig: [{ round_robin: {} }],
     methodConfig: [
@@ -36,7 +36,12 @@ const options = {
           retryableStatusCodes: ["UNAVAILABLE", "CANCELLED"],
         },
       },
-      { name: [{ service: "sightline.v1.DatasetService", method: "UploadFiles" }] },
+      {
+        name: [
+          { service: "sightline.v1.DatasetService", method: "UploadFiles" },
+          { service: "sightline.v1.PredictionService", method: "AnalyzeImages" },
+        ],
+      },
     ],
   }),
 };
