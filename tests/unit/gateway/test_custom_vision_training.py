@@ -354,6 +354,7 @@ async def test_an_image_is_added_once_and_what_is_no_image_does_not_hold_the_oth
         ({"images": [{"contents": "%"}]}, 400, "BadRequest"),
         ({"images": [{"contents": base64.b64encode(picture()).decode(), "tagIds": ["none"]}]}, 404, "NotFoundTag"),
         ({"images": [{"contents": base64.b64encode(picture()).decode()}] * 65}, 400, "BadRequestExceededBatchSize"),
+        ({"images": [{}] * 65}, 400, "BadRequestExceededBatchSize"),
     ],
 )
 async def test_a_batch_that_cannot_be_added_is_refused(backing: Backing, body: Any, status: int, code: str):
@@ -393,7 +394,8 @@ async def test_images_are_listed_in_pages_by_tag_and_removed(backing: Backing):
         assert await client("GET", "~/images/tagged/count") == 3
         assert await client("GET", "~/images/untagged/count") == 1
         assert (await client("DELETE", "~/images", 404, params={"imageIds": gone}))["code"] == "NotFoundImage"
-        await client("GET", "~/images/tagged", 400, params={"take": 257})
+        for take in ("257", "00000000000999999", "00000000000" + "9" * 5000):
+            await client("GET", "~/images/tagged", 400, params={"take": take})
     assert [len(page) for page in pages] == [4, 2]
     assert len({image["id"] for page in pages for image in page}) == 6
     assert len(jays) == 1
