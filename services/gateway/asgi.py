@@ -1,12 +1,13 @@
 """The gateway as an ASGI application: its APIs side by side, each with its own way to report failures."""
 
 import re
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -25,6 +26,14 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 _SLASHES = re.compile("//+")
 
 
+def routed(routes: Sequence[Route], handlers: Mapping[Any, Any]) -> Starlette:
+    """An application of these routes alone: what they raise and no handler knows is raised, for `infra` to answer."""
+    made = Starlette(routes=routes)
+    made.router.redirect_slashes = False
+    made.middleware_stack = ExceptionMiddleware(made.router, handlers)
+    return made
+
+
 class Gateway:
     """Answers requests; `infra` counts and limits them. Several slashes in a path are one."""
 
@@ -38,9 +47,8 @@ class Gateway:
             request.state.route = openapi.PATH
             return JSONResponse(document)
 
-        handlers: Any = {404: self._no_path, 405: self._no_method}
-        self._starlette = Starlette(routes=[*routes, Route(openapi.PATH, show_document)], exception_handlers=handlers)
-        self._starlette.router.redirect_slashes = False
+        handlers = {404: self._no_path, 405: self._no_method}
+        self._starlette = routed([*routes, Route(openapi.PATH, show_document)], handlers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = _SLASHES.sub("/", scope["path"])

@@ -1,6 +1,7 @@
 """A request as the handlers of an API see it: its parameters, its body, and the services on its caller's behalf."""
 
 import asyncio
+import re
 from typing import Protocol
 
 from starlette.requests import Request
@@ -13,6 +14,14 @@ from services.kit.errors import InvalidRequest
 from sightline.v1.prediction_service_pb2 import AnalyzeImageRequest
 
 SPARE_BYTES = 4096  # for the frame of a form around an image
+MAX_INT32, MAX_INT64 = 2**31 - 1, 2**63 - 1
+_DIGITS = re.compile("[0-9]{1,19}")
+
+
+def whole_number(text: str, most: int = MAX_INT64, *, least: int = 0) -> int | None:
+    """The number that a text of a few ASCII digits is; None if it is none, or out of range."""
+    number = int(text) if _DIGITS.fullmatch(text) else -1
+    return number if least <= number <= most else None
 
 
 class Body(Protocol):

@@ -1,7 +1,7 @@
 """JSON objects as the retired services' clients write them: keys in any case, values of the documented types."""
 
-import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import msgspec
@@ -9,6 +9,7 @@ import msgspec
 from services.kit.errors import InvalidRequest
 
 MAX_DEPTH = 32
+MAX_VALUES = 200_000  # decoded, each may take a hundred times its bytes
 
 
 class Fields:
@@ -41,7 +42,7 @@ class Fields:
         value = self._get(name)
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
             raise InvalidRequest(field=self.named(name), problem="it must be a number")
         return float(value)
 
@@ -56,10 +57,11 @@ class Fields:
         value = self._get(name)
         return None if value is None else Fields(self._object(name, value), self.named(name))
 
-    def objects(self, name: str) -> list["Fields"]:
-        """A list of objects; empty if there is none."""
-        paths = ((f"{name}[{number}]", item) for number, item in enumerate(self._list(name)))
-        return [Fields(self._object(path, item), self.named(path)) for path, item in paths]
+    def objects(self, name: str) -> Iterator["Fields"]:
+        """The objects of a list, one at a time; none if there is no list."""
+        for number, item in enumerate(self._list(name)):
+            path = f"{name}[{number}]"
+            yield Fields(self._object(path, item), self.named(path))
 
     def mapping(self, name: str) -> dict[str, str | None] | None:
         """An object of texts, with its keys as they are; a null removes."""
@@ -89,7 +91,9 @@ class Fields:
 
 
 def read_json(data: bytes) -> Fields:
-    """The JSON object; InvalidRequest if it is none, or nested too deeply."""
+    """The JSON object; InvalidRequest if it is none, has too many values, or is nested too deeply."""
+    if sum(map(data.count, (b",", b"{", b"["))) > MAX_VALUES:
+        raise InvalidRequest(field="body", problem=f"it has more than {MAX_VALUES} values or commas")
     try:
         value: Any = msgspec.json.decode(data.removeprefix(b"\xef\xbb\xbf"))
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:

@@ -1,8 +1,11 @@
 """The services as one request reaches them: with its caller's token, project and request id."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
+
+import grpc
 
 from services.kit import tracing
 
@@ -34,6 +37,16 @@ class Services:
     predictions: "PredictionServiceAsyncStub"
     projects: "ProjectServiceAsyncStub"
     audit: "AuditServiceAsyncStub"
+
+
+@contextmanager
+def if_found() -> Generator[None]:
+    """Ends its block where a service says NOT_FOUND; every other error is raised."""
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        if error.code() is not grpc.StatusCode.NOT_FOUND:
+            raise
 
 
 @dataclass(frozen=True, slots=True)

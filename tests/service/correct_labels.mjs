@@ -9,7 +9,7 @@ const labels = new Labels(head, images, detection), entries = entriesOf(JSON.par
 for (const {image, name, box, from, add} of changes) {
   const one = labels.images.get(image);
   if (from) labels.rename(from, name);
-  else if (add) labels.add({...add, category: labels.named(name)});
+  else if (add) labels.add({...add, category: labels.named(name)}, entries);
   else if (box) labels.box(one, [...one.boxes, {...box, category: labels.named(name)}]);
   else labels.label(one, name);
 }

@@ -7,7 +7,8 @@ import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 from services.gateway.blob_uris import BlobUris
 from services.gateway.custom_vision.errors import BadRequest, Missing
@@ -18,8 +19,10 @@ from services.gateway.fields import Fields
 from services.gateway.media import Part
 from sightline.images.upright import opened, orientation_of
 
+MAX_BATCH = 64  # images of a request
 CORNERS = ("left", "top", "width", "height")
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -32,11 +35,10 @@ class Added:
 
 
 def from_parts(state: Json, parts: Iterable[Part], tags: list[str]) -> Added:
-    """The images of a form, all with the same tags."""
+    """The images of a form, all with the same tags; BadRequest if there are too many."""
     added = Added()
-    for part in parts:
-        if part.content:
-            _add_file(state, added, bytes(part.content), tags, [], part.file_name)
+    for part in _batch(part for part in parts if part.content):
+        _add_file(state, added, bytes(part.content), tags, [], part.file_name)
     return added
 
 
@@ -66,10 +68,23 @@ def from_urls(state: Json, body: Fields, blobs: BlobUris) -> Added:
 def _entries(body: Fields) -> Iterable[tuple[Fields, list[str]]]:
     """The images of a batch, each with its tags or else the batch's."""
     common = body.texts("tagIds")
-    return [(entry, entry.texts("tagIds") or common) for entry in body.objects("images")]
+    return [(entry, entry.texts("tagIds") or common) for entry in _batch(body.objects("images"))]
 
 
-def _add_file(state: Json, added: Added, content: bytes, tags: list[str], regions: list[Fields], source: str) -> None:
+def _batch(images: Iterable[T]) -> list[T]:
+    """The images of a request; BadRequest if there are none or too many, of which no more are looked at."""
+    found = list(islice(images, MAX_BATCH + 1))
+    if not found:
+        raise BadRequest("BadRequestRequiredParamIsNull", field="images", problem="there are none")
+    if len(found) > MAX_BATCH:
+        problem = f"a request has at most {MAX_BATCH} images"
+        raise BadRequest("BadRequestExceededBatchSize", field="images", problem=problem)
+    return found
+
+
+def _add_file(
+    state: Json, added: Added, content: bytes, tags: list[str], regions: Iterable[Fields], source: str
+) -> None:
     """Adds an image by its bytes; what is no image is reported, and the others are added."""
     try:
         with opened(content) as header:
@@ -99,7 +114,7 @@ def _id(content: bytes) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_OID, hashlib.sha256(content).hexdigest()))
 
 
-def _new_image(state: Json, tags: list[str], regions: list[Fields]) -> Json:
+def _new_image(state: Json, tags: list[str], regions: Iterable[Fields]) -> Json:
     now = text_of(datetime.now(UTC))
     for tag in tags:
         known_tag(state, tag)

@@ -20,9 +20,8 @@ from services.gateway.custom_vision.project_files import Json, ProjectFiles
 from services.gateway.custom_vision.tags import known_tag
 from services.gateway.custom_vision.times import text_of
 from services.gateway.custom_vision.versions import check_version
-from services.gateway.exchange import Exchange
+from services.gateway.exchange import MAX_INT32, Exchange, whole_number
 
-MAX_BATCH = 64  # images of a request
 TAKE, MAX_TAKE = 50, 256
 
 
@@ -52,15 +51,15 @@ class Images:
     async def create_from_urls(self, exchange: Exchange) -> Response:
         """Adds images of the own store, which stay where they are."""
         check_version(exchange)
-        state = await self._state(exchange)
-        added = from_urls(state, await exchange.json(), exchange.settings.blob_uris)
+        state, body = await self._state(exchange), await exchange.json()
+        added = await asyncio.to_thread(from_urls, state, body, exchange.settings.blob_uris)
         return await self._stored(exchange, state, added)
 
     async def list_some(self, exchange: Exchange) -> Response:
         """A page of the images: all, or those with or without a tag."""
         check_version(exchange)
         state = await self._state(exchange)
-        skip, take = _number(exchange, "skip", 0, 2**31 - 1), _number(exchange, "take", TAKE, MAX_TAKE)
+        skip, take = _number(exchange, "skip", 0, MAX_INT32), _number(exchange, "take", TAKE, MAX_TAKE)
         chosen = _chosen(exchange, state)
         newest = exchange.query("orderBy") == "Newest"
         chosen.sort(key=lambda item: (item[1]["created"], item[0]), reverse=newest)
@@ -148,11 +147,6 @@ class Images:
         await self._files.change(exchange.session, exchange.path("project"), patch)
 
     async def _stored(self, exchange: Exchange, state: Json, added: Added) -> Response:
-        if not added.results:
-            raise BadRequest("BadRequestRequiredParamIsNull", field="images", problem="there are none")
-        if len(added.results) > MAX_BATCH:
-            problem = f"a request has at most {MAX_BATCH} images"
-            raise BadRequest("BadRequestExceededBatchSize", field="images", problem=problem)
         if added.images:
             patch: Json = {"images": added.images}
             await self._files.change(exchange.session, exchange.path("project"), patch, added.files)
@@ -185,8 +179,7 @@ def _ids(exchange: Exchange, name: str) -> list[str]:
 
 def _number(exchange: Exchange, name: str, default: int, most: int) -> int:
     text = exchange.query(name)
-    if not text:
-        return default
-    if not (text.isascii() and text.isdigit() and int(text[:11]) <= most):
+    number = whole_number(text, most) if text else default
+    if number is None:
         raise BadRequest(field=name, problem=f"it must be a whole number, at most {most}")
-    return int(text)
+    return number

@@ -8,7 +8,6 @@ the same value the later one wins.
 import asyncio
 import hashlib
 import uuid
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -17,7 +16,9 @@ from typing import Any, cast
 import grpc
 import msgspec
 
+from services.gateway.auth import REQUEST_ID
 from services.gateway.custom_vision.errors import Missing
+from services.gateway.kept import Kept
 from services.gateway.upstream import Session
 from services.kit import codec
 from sightline.v1 import dataset_service_pb2 as pb
@@ -27,7 +28,9 @@ PREFIX = "custom-vision-"  # of an upload's id, before the project's
 CHUNK_BYTES = 1 << 20
 PAGE = 1000
 READS = 16  # at once
-REMEMBERED = 20_000  # changes
+KEPT_BYTES, SPARE_BYTES = 128 << 20, 500  # of files of changes, and what each takes besides
+REMEMBERED = 20_000  # projects of callers
+AHEAD = timedelta(days=1)  # how far another replica's clock may be; what is later was not written by one
 TIME, FIRST = "%Y%m%dT%H%M%S.%f", datetime(2026, 1, 1, tzinfo=UTC)  # of changes: how they are named
 WHOLE = {"tags": "name", "images": "created"}  # what everything of a kind has from its creation on
 
@@ -35,12 +38,16 @@ Json = dict[str, Any]
 
 
 class ProjectFiles:
-    """Reads and writes projects; changes that it has read are remembered for their caller, as they never change."""
+    """Reads and writes projects.
+
+    What it has read is remembered for its caller, who may read it again: files of changes, which never change, and the
+    time of a project's latest one.
+    """
 
     def __init__(self, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._now = now
-        self._seen: OrderedDict[tuple[object, str, str], Json] = OrderedDict()
-        self._latest: OrderedDict[str, datetime] = OrderedDict()
+        self._seen = Kept[bytes, bytes](KEPT_BYTES)
+        self._latest = Kept[bytes, datetime](REMEMBERED)
 
     async def projects(self, session: Session) -> list[str]:
         """The ids of all projects."""
@@ -63,17 +70,18 @@ class ProjectFiles:
             if error.code() not in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT):
                 raise
             raise Missing("NotFoundProject", what="project", name=project) from None
-        self._note(project, max(paths, default=""))
-        places = asyncio.Semaphore(READS)
-        patches = await asyncio.gather(*(self._change(session, parent, path, places) for path in sorted(paths)))
+        caller, places = _caller(session), asyncio.Semaphore(READS)
+        changes = await asyncio.gather(*(self._read(session, caller, parent, path, places) for path in sorted(paths)))
         state: Json = {}
-        for patch in patches:
-            merge(state, patch)
+        for change in changes:
+            merge(state, codec.parse(change, Json))
         # What one client changed while another one deleted it is not there any more.
         for kind, required in WHOLE.items():
             state[kind] = {one: made for one, made in state.get(kind, {}).items() if required in made}
         if "created" not in state.get("project", {}):
             raise Missing("NotFoundProject", what="project", name=project)
+        possible = f"{CHANGES}{self._now() + AHEAD:{TIME}}"
+        self._note(_key(caller, project), max((path for path in paths if path < possible), default=""))
         return state
 
     async def change(
@@ -83,11 +91,12 @@ class ProjectFiles:
 
         It comes after all changes that this replica has seen, even if its clock is behind that of another one.
         """
-        time = max(self._now(), self._latest.get(project, FIRST) + timedelta(microseconds=1))
+        key = _key(_caller(session), project)
+        time = max(self._now(), (self._latest.get(key) or FIRST) + timedelta(microseconds=1))
         path = f"{CHANGES}{time:{TIME}}-{uuid.uuid4().hex}.json"
         whole = dict(files or {}) | {path: msgspec.json.encode(patch)}
         await self.store(session, project, whole)
-        self._note(project, path)
+        self._note(key, path)
 
     async def store(self, session: Session, project: str, files: Mapping[str, bytes]) -> dict[str, str]:
         """Stores files by path; returns their uris."""
@@ -95,13 +104,11 @@ class ProjectFiles:
         stored = await session.send(session.services.datasets.UploadFiles, sent)
         return {file.path: file.uri for file in stored.files}
 
-    def _note(self, project: str, path: str) -> None:
+    def _note(self, key: bytes, path: str) -> None:
         """Remembers the time of the latest change."""
         with suppress(ValueError):  # of something else that was uploaded there
             time = datetime.strptime(path.removeprefix(CHANGES).partition("-")[0], TIME).replace(tzinfo=UTC)
-            self._latest[project] = max(time, self._latest.get(project, FIRST))
-        while len(self._latest) > REMEMBERED:
-            self._latest.popitem(last=False)
+            self._latest.put(key, max(time, self._latest.get(key) or FIRST))
 
     async def _changes(self, session: Session, parent: str) -> set[str]:
         found, token = set[str](), ""
@@ -113,18 +120,25 @@ class ProjectFiles:
             if not token:
                 return found
 
-    async def _change(self, session: Session, parent: str, path: str, places: asyncio.Semaphore) -> Json:
-        caller = tuple(pair for pair in session.metadata if pair[0] != "x-request-id")
-        key = (caller, parent, path)
-        if key not in self._seen:
+    async def _read(self, session: Session, caller: str, parent: str, path: str, places: asyncio.Semaphore) -> bytes:
+        key = _key(caller, parent, path)
+        data = self._seen.get(key)
+        if data is None:
             request = pb.ReadUploadedFileRequest(parent=parent, path=path)
             async with places:
                 read = session.stream(session.services.datasets.ReadUploadedFile, request)
                 data = b"".join([response.chunk async for response in read])
-            self._seen[key] = codec.parse(data, Json)
-            while len(self._seen) > REMEMBERED:
-                self._seen.popitem(last=False)
-        return self._seen[key]
+            self._seen.put(key, data, len(data) + SPARE_BYTES)
+        return data
+
+
+def _caller(session: Session) -> str:
+    """Who asks, in as many characters however long the token is."""
+    return hashlib.sha256(repr([pair for pair in session.metadata if pair[0] != REQUEST_ID]).encode()).hexdigest()
+
+
+def _key(*parts: str) -> bytes:
+    return hashlib.sha256("\0".join(parts).encode()).digest()
 
 
 def merge(target: Json, patch: Json) -> None:

@@ -5,7 +5,6 @@ import uuid
 from datetime import UTC, datetime
 from typing import Any
 
-import grpc
 from starlette.responses import JSONResponse, Response
 
 from services.gateway.custom_vision import iterations
@@ -15,6 +14,7 @@ from services.gateway.custom_vision.project_files import PREFIX, Json, ProjectFi
 from services.gateway.custom_vision.times import text_of
 from services.gateway.custom_vision.versions import check_version
 from services.gateway.exchange import Exchange
+from services.gateway.upstream import if_found
 from sightline.v1 import dataset_service_pb2 as pb
 
 MULTICLASS, MULTILABEL = "Multiclass", "Multilabel"
@@ -102,7 +102,7 @@ class Projects:
             )
         for model in models:
             await iterations.remove(session, model)
-        with contextlib.suppress(grpc.aio.AioRpcError):  # there is none before the first training
+        with if_found():  # there is none before the first training
             await session.call(
                 session.services.datasets.DeleteDataset, pb.DeleteDatasetRequest(name=f"datasets/{project}")
             )

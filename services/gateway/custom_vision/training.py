@@ -2,9 +2,7 @@
 
 import hashlib
 import uuid
-from contextlib import suppress
 
-import grpc
 import msgspec
 from google.protobuf.duration_pb2 import Duration
 from starlette.responses import JSONResponse, Response
@@ -17,6 +15,7 @@ from services.gateway.custom_vision.iteration_json import iteration_json
 from services.gateway.custom_vision.project_files import IMAGES, Json, ProjectFiles
 from services.gateway.custom_vision.versions import check_version
 from services.gateway.exchange import Exchange
+from services.gateway.upstream import if_found
 from sightline.v1 import dataset_service_pb2 as pb
 from sightline.v1 import model_service_pb2
 from sightline.v1.dataset_pb2 import Dataset
@@ -69,7 +68,7 @@ class Training:
         session, path = exchange.session, f"annotations-{digest}.json"
         uris = await self._files.store(session, project, {path: content})
         datasets = session.services.datasets
-        with suppress(grpc.aio.AioRpcError):  # there is none before the first training
+        with if_found():  # there is none before the first training
             request = pb.GetDatasetRequest(name=f"datasets/{project}")
             known = await session.call(datasets.GetDataset, request)
             if list(known.annotation_file_uris) == [uris[path]] and known.state != Dataset.FAILED:

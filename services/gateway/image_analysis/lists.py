@@ -6,10 +6,10 @@ from urllib.parse import urlencode
 
 from starlette.responses import JSONResponse, Response
 
-from services.gateway.exchange import Exchange
+from services.gateway.exchange import MAX_INT32, Exchange, whole_number
 from services.gateway.image_analysis.errors import BadArgument
 
-MAX_SKIP, MAX_TOP, TOP = 2**31 - 1, 30, 10
+MAX_TOP, TOP = 30, 10
 PAGE = 1000  # the most that a service sends at once
 T = TypeVar("T")
 Fetch = Callable[[str], Awaitable[tuple[list[T], str]]]  # a page token to a page, and the next token
@@ -17,7 +17,7 @@ Fetch = Callable[[str], Awaitable[tuple[list[T], str]]]  # a page token to a pag
 
 async def listed(exchange: Exchange, fetch: Fetch[T], shown: Callable[[T], dict[str, Any]]) -> Response:
     """A page of the list: `value`, and `nextLink` if there is more."""
-    skip, top = _number(exchange, "skip", 0, 0, MAX_SKIP), _number(exchange, "top", TOP, 1, MAX_TOP)
+    skip, top = _number(exchange, "skip", 0, 0, MAX_INT32), _number(exchange, "top", TOP, 1, MAX_TOP)
     found = await _window(fetch, skip, top + 1)
     answer: dict[str, Any] = {"value": [shown(item) for item in found[:top]]}
     if len(found) > top:
@@ -45,8 +45,7 @@ async def _window(fetch: Fetch[T], skip: int, count: int) -> list[T]:
 
 def _number(exchange: Exchange, name: str, default: int, least: int, most: int) -> int:
     text = exchange.query(name)
-    if not text:
-        return default
-    if not (text.isascii() and text.isdigit() and least <= int(text[:11]) <= most):
+    number = whole_number(text, most, least=least) if text else default
+    if number is None:
         raise BadArgument(field=name, problem=f"it must be a whole number from {least} to {most}")
-    return int(text)
+    return number

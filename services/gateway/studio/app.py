@@ -6,14 +6,13 @@ from urllib.parse import quote
 
 import grpc
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from services.gateway.asgi import Receive, Scope, Send
+from services.gateway.asgi import Receive, Scope, Send, routed
 from services.gateway.auth import REQUEST_ID
 from services.gateway.errors import Problem, Refusal, no_method, problem_of
 from services.gateway.settings import GatewaySettings
@@ -116,9 +115,7 @@ class Studio:
             paths.setdefault(path, {})[method] = page
         routes = [Route(PREFIX + path, self._endpoint(path, by), methods=[*by]) for path, by in paths.items()]
         routes.append(Route(STATIC + "{name}", self._static))
-        handlers: Any = {404: self._no_page, 405: self._no_method}
-        self._starlette = Starlette(routes=routes, exception_handlers=handlers)
-        self._starlette.router.redirect_slashes = False
+        self._starlette = routed(routes, {404: self._no_page, 405: self._no_method})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._starlette(scope, receive, _with_headers(send))  # pyright: ignore[reportArgumentType] - a scope of HTTP

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from starlette.responses import Response
 
 from services.gateway.errors import Refusal, no_path
+from services.gateway.exchange import MAX_INT32, whole_number
 from services.gateway.studio.datasets import dataset_of, name_of
 from services.gateway.studio.thumbnails import SIDE
 from services.gateway.studio.visit import Visit
@@ -94,10 +95,10 @@ async def thumbnail(visit: Visit) -> Response:
 @asynccontextmanager
 async def _announced(visit: Visit) -> AsyncGenerator[tuple[SnapshotImage, AsyncGenerator[ReadImagesResponse]]]:
     """The record of the image that the path names, and the stream whose next answers have its bytes; Refusal."""
-    if not visit.path("image").isdecimal():
+    wanted = whole_number(visit.path("image"))
+    if wanted is None:
         raise Refusal(no_path(visit.here))
-    wanted = int(visit.path("image")[:18])
-    request = ReadImagesRequest(parent=name_of(visit), version=visit.number("version"))
+    request = ReadImagesRequest(parent=name_of(visit), version=visit.number("version", most=MAX_INT32))
     if wanted:
         request.after_image_id = wanted - 1
     async with aclosing(visit.session.stream(visit.session.services.datasets.ReadImages, request)) as answers:

@@ -7,6 +7,7 @@ from datetime import timedelta
 from google.protobuf.duration_pb2 import Duration
 from starlette.responses import JSONResponse, Response
 
+from services.gateway.exchange import whole_number
 from services.gateway.studio.datasets import dataset_of, state_of
 from services.gateway.studio.drops import READ
 from services.gateway.studio.visit import Visit
@@ -93,11 +94,11 @@ async def estimate(visit: Visit) -> Response:
 async def train(visit: Visit) -> Response:
     """Creates the model, whose training begins."""
     form = await visit.form()
-    text = form.get("minutes", "")
-    if not (text.isascii() and text.isdigit() and 0 < int(text[:6]) <= MAX_MINUTES):
+    minutes = whole_number(form.get("minutes", ""), MAX_MINUTES, least=1)
+    if minutes is None:
         raise InvalidRequest(field="minutes", problem=visit.site.text("train.not_minutes", most=MAX_MINUTES))
     dataset = await dataset_of(visit)
-    model = Model(training_parameters=_parameters(dataset, int(text)))
+    model = Model(training_parameters=_parameters(dataset, minutes))
     request = CreateModelRequest(model=model, model_id=form.get("id", "").strip())
     await visit.session.call(visit.session.services.models.CreateModel, request)
     return visit.to("models", request.model_id)

@@ -1,7 +1,8 @@
 """Small pictures of a dataset's images for pages with many of them, made once and kept by their digest."""
 
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+
+from services.gateway.kept import Kept
 
 SIDE = 320  # pixels: twice what a page shows, for screens with small pixels
 Shrink = Callable[[bytes, str, int], Awaitable[bytes]]  # the file, its name for errors, the longer side: a JPEG file
@@ -14,21 +15,15 @@ class Thumbnails:
     """
 
     def __init__(self, shrink: Shrink, limit_bytes: int) -> None:
-        self._shrink, self._limit_bytes = shrink, limit_bytes
-        self._kept: OrderedDict[str, bytes] = OrderedDict()
-        self.size_bytes = 0
+        self._shrink = shrink
+        self._kept = Kept[str, bytes](limit_bytes)
 
     def found(self, digest: str) -> bytes | None:
         """The picture, if it is kept."""
-        if digest in self._kept:
-            self._kept.move_to_end(digest)
         return self._kept.get(digest)
 
     async def made(self, digest: str, content: bytes, name: str) -> bytes:
         """The picture of this image, which is kept from now on; InvalidImage if it cannot be decoded."""
         picture = await self._shrink(content, name, SIDE)
-        self.size_bytes += len(picture) - len(self._kept.pop(digest, b""))
-        self._kept[digest] = picture
-        while self.size_bytes > self._limit_bytes:
-            self.size_bytes -= len(self._kept.popitem(last=False)[1])
+        self._kept.put(digest, picture, len(picture))
         return picture

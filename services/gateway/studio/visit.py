@@ -12,7 +12,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.responses import RedirectResponse as Redirect
 
 from services.gateway.errors import Problem, Refusal
-from services.gateway.exchange import Body
+from services.gateway.exchange import MAX_INT64, Body, whole_number
 from services.gateway.settings import GatewaySettings
 from services.gateway.studio.cookies import PREFIX, Cookies, is_foreign, keep, new_secret
 from services.gateway.studio.text import Text
@@ -59,14 +59,13 @@ class Visit:
         """A parameter."""
         return self.request.query_params.get(name, default)
 
-    def number(self, name: str, default: int = 0) -> int:
+    def number(self, name: str, default: int = 0, most: int = MAX_INT64) -> int:
         """A parameter that is a whole number from 0 on; InvalidRequest."""
         text = self.query(name)
-        if not text:
-            return default
-        if not (text.isascii() and text.isdigit() and len(text) < 19):
-            raise InvalidRequest(field=name, problem="it is not a whole number")
-        return int(text)
+        number = whole_number(text, most) if text else default
+        if number is None:
+            raise InvalidRequest(field=name, problem=f"it must be a whole number, at most {most}")
+        return number
 
     @property
     def secure(self) -> bool:

@@ -20,6 +20,7 @@ from services.gateway.custom_vision.project_files import ProjectFiles, merge
 from services.gateway.custom_vision.tag_ids import MAX_RENAMED, PROPERTIES, id_in, properties
 from services.gateway.upstream import Services, Session
 from services.kit.caller_fields import MAX_PROPERTIES, check_caller_fields
+from services.kit.errors import Unavailable
 from sightline.v1.dataset_pb2 import Dataset
 from sightline.v1.model_pb2 import Model, TrainingParameters
 from sightline.v1.performance_pb2 import ModelPerformance, TagPerformance
@@ -67,6 +68,11 @@ def backing() -> Backing:
     return Backing()
 
 
+def session_of(backing: Backing, token: str = "") -> Session:
+    stub: Any = Stub([], backing.answers)
+    return Session(Services(*[stub] * len(fields(Services))), (("authorization", token),))
+
+
 def annotated(backing: Backing) -> dict[str, Any]:
     """The COCO file of the only project's dataset."""
     (dataset,) = backing.datasets.values()
@@ -92,6 +98,23 @@ async def test_a_project_is_created_listed_changed_and_deleted(backing: Backing,
     assert missing["code"] == "NotFoundProject"
 
 
+async def test_a_project_whose_dataset_is_not_deleted_is_still_there_and_is_deleted_by_another_try(backing: Backing):
+    def refuse(request: Any) -> Any:
+        raise Unavailable(what="the store", problem="away")
+
+    async with front(backing.answers | {"DeleteDataset": refuse}) as gateway:
+        client = Client(gateway)
+        await client.create()
+        backing.datasets[f"datasets/{client.project}"] = Dataset()
+        await client("DELETE", "~", 503)
+        assert len(await client("GET", "/projects")) == 1
+    async with served(backing) as again:
+        again.project = client.project
+        await again("DELETE", "~", 204)
+    assert not backing.datasets
+    assert not backing.uploads
+
+
 async def test_any_replica_knows_what_another_one_wrote_and_reads_each_change_once(backing: Backing):
     async with served(backing) as one, served(backing) as other:
         await one.create("owl", "jay")
@@ -105,9 +128,7 @@ async def test_any_replica_knows_what_another_one_wrote_and_reads_each_change_on
 
 
 async def test_a_change_comes_after_all_that_its_replica_has_seen_even_if_its_clock_is_behind(backing: Backing):
-    now = datetime(2027, 1, 1, tzinfo=UTC)
-    stub: Any = Stub([], backing.answers)
-    session = Session(Services(*[stub] * len(fields(Services))), ())
+    now, session = datetime(2027, 1, 1, tzinfo=UTC), session_of(backing)
     ahead, behind = ProjectFiles(lambda: now + timedelta(seconds=5)), ProjectFiles(lambda: now)
     await ahead.change(session, "p", {"project": {"created": "now", "name": "first"}})
     await behind.state(session, "p")
@@ -115,6 +136,31 @@ async def test_a_change_comes_after_all_that_its_replica_has_seen_even_if_its_cl
     await behind.change(session, "p", {"project": {"name": "third"}})
     for files in (ahead, behind):
         assert (await files.state(session, "p"))["project"]["name"] == "third"
+
+
+async def test_changes_of_the_far_future_count_for_no_other_caller_and_no_later_change(backing: Backing):
+    now = datetime(2027, 1, 1, tzinfo=UTC)
+    files, foreign, other = ProjectFiles(lambda: now), session_of(Backing(), "foreign"), session_of(backing, "mine")
+    upload = f"{project_files.PREFIX}p"
+    for session, texts in ((foreign, ("{}", '{"project": {"created": "now"}}')), (other, ("{}",))):
+        for number, text in enumerate(texts):
+            path = f"changes/99991231T235959.99999{number}-x.json"
+            await files.store(session, "p", {path: text.encode()})
+    await files.state(foreign, "p")
+    await files.change(other, "p", {"project": {"created": "now", "name": "first"}})
+    await files.state(other, "p")
+    await files.change(other, "p", {"project": {"name": "second"}})
+    assert (await files.state(other, "p"))["project"]["name"] == "second"
+    assert sorted(backing.uploads[upload])[1].startswith("changes/20270101T")
+
+
+async def test_the_bytes_of_changes_that_are_remembered_are_bounded(backing: Backing, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(project_files, "KEPT_BYTES", 4000)
+    files = ProjectFiles()
+    await files.change(session_of(backing), "p", {"project": {"created": "now", "name": "n" * 2000}})
+    for token, reads in (("a", 1), ("a", 1), ("b", 2), ("a", 3), ("a", 3)):
+        assert (await files.state(session_of(backing, token), "p"))["project"]["created"] == "now"
+        assert len(backing.reads) == reads
 
 
 async def test_what_one_caller_read_is_not_shown_to_another(backing: Backing):
@@ -354,6 +400,7 @@ async def test_an_image_is_added_once_and_what_is_no_image_does_not_hold_the_oth
         ({"images": [{"contents": "%"}]}, 400, "BadRequest"),
         ({"images": [{"contents": base64.b64encode(picture()).decode(), "tagIds": ["none"]}]}, 404, "NotFoundTag"),
         ({"images": [{"contents": base64.b64encode(picture()).decode()}] * 65}, 400, "BadRequestExceededBatchSize"),
+        ({"images": [{}] * 65}, 400, "BadRequestExceededBatchSize"),
     ],
 )
 async def test_a_batch_that_cannot_be_added_is_refused(backing: Backing, body: Any, status: int, code: str):
@@ -393,7 +440,8 @@ async def test_images_are_listed_in_pages_by_tag_and_removed(backing: Backing):
         assert await client("GET", "~/images/tagged/count") == 3
         assert await client("GET", "~/images/untagged/count") == 1
         assert (await client("DELETE", "~/images", 404, params={"imageIds": gone}))["code"] == "NotFoundImage"
-        await client("GET", "~/images/tagged", 400, params={"take": 257})
+        for take in ("257", "00000000000999999", "00000000000" + "9" * 5000):
+            await client("GET", "~/images/tagged", 400, params={"take": take})
     assert [len(page) for page in pages] == [4, 2]
     assert len({image["id"] for page in pages for image in page}) == 6
     assert len(jays) == 1
@@ -454,6 +502,19 @@ async def test_a_training_is_refused_if_nothing_has_changed_unless_it_is_forced(
         listed = await client("GET", "~/iterations")
     assert same["code"] == "BadRequestTrainingNotNeeded"
     assert [one["name"] for one in listed] == ["Iteration 1", "Iteration 2", "Iteration 3"]
+
+
+async def test_a_training_does_not_register_a_version_while_the_service_cannot_say_which_there_is(backing: Backing):
+    def away(request: Any) -> Any:
+        raise Unavailable(what="the store", problem="away")
+
+    async with front(backing.answers | {"GetDataset": away}) as gateway:
+        client = Client(gateway)
+        tags = await client.create("owl", "jay")
+        for shade, tag in enumerate(tags.values()):
+            await client.add(picture(shade), tagIds=[tag])
+        await client("POST", "~/train", 503)
+    assert not backing.datasets
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,13 @@ import pytest
 from starlette.routing import Route
 
 from services.gateway import apis
+from services.gateway.exchange import whole_number
+from services.gateway.fields import MAX_VALUES, read_json
 from services.gateway.settings import GatewaySettings, refuse_plain_tokens
-from services.kit.errors import DatasetNotFound
+from services.kit.errors import DatasetNotFound, InvalidRequest
 from sightline.v1.dataset_service_pb2 import ListDatasetsResponse
 from tests.support.gateway import front
+from tests.support.logs import captured_log, events
 
 LIST = "/computervision/datasets"
 EMPTY: dict[str, Any] = {"ListDatasets": lambda request: ListDatasetsResponse()}
@@ -66,6 +69,64 @@ async def test_unknown_paths_and_methods_are_reported_as_the_api_does():
     assert outside.status_code == 404
     assert wrong.status_code == 405
     assert set(wrong.headers["allow"].split(", ")) >= {"GET", "PUT", "PATCH", "DELETE"}
+
+
+@pytest.mark.parametrize(
+    ("path", "code"), [(LIST, "internalServerError"), ("/customvision/v3.3/training/projects", "ErrorUnknown")]
+)
+async def test_a_bug_is_reported_as_the_api_does_under_an_id_that_is_in_the_log(path: str, code: str):
+    def fail(request: Any) -> Any:
+        raise RuntimeError("a secret of the inside")
+
+    with captured_log() as log:
+        async with front({"ListDatasets": fail, "ListUploads": fail}) as gateway:
+            response = await gateway("GET", path)
+    (logged,) = events(log, "internal_error")
+    assert response.status_code == 500
+    found = response.json()
+    assert found.get("error", found)["code"] == code
+    assert logged["error_id"] in response.text
+    assert "secret" not in response.text
+
+
+@pytest.mark.parametrize("item", ["{}", "[]", "0"])
+def test_json_of_too_many_values_is_refused_before_it_is_decoded(item: str):
+    def body(count: int) -> bytes:
+        return f'{{"a": [{",".join([item] * count)}], "b": "c"}}'.encode()
+
+    each = 1 if item == "0" else 2
+    most = (MAX_VALUES - 2) // each
+    assert read_json(body(most)).text("b") == "c"
+    with pytest.raises(InvalidRequest, match="body: it has more than 200000 values"):
+        read_json(body(most + 1))
+    with pytest.raises(InvalidRequest, match="more than 200000 values"):
+        read_json(b"," * (MAX_VALUES + 1))
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("0", 0),
+        ("007", 7),
+        ("30", 30),
+        ("31", None),
+        ("00000000000999999", None),
+        ("0" * 5000 + "1", None),
+        ("9" * 5000, None),
+        ("", None),
+        ("-1", None),
+        ("+1", None),
+        ("1_0", None),
+        (" 1", None),
+        ("1\n", None),
+        ("\u0661", None),
+    ],
+)
+def test_a_whole_number_is_written_in_a_few_digits(text: str, number: int | None):
+    assert whole_number(text, 30) == number
+    assert whole_number("0", 30, least=1) is None
+    assert whole_number(str(2**63 - 1)) == 2**63 - 1
+    assert whole_number(str(2**63)) is None
 
 
 async def test_the_document_describes_every_route_and_no_other():

@@ -226,7 +226,21 @@ async def test_a_list_is_walked_by_its_next_links():
     assert walked == names[3:]
 
 
-@pytest.mark.parametrize("query", ["top=0", "top=31", "skip=-1", "skip=2147483648", "top=x", "skip=1.5", "top=%D9%A1"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "top=0",
+        "top=31",
+        "skip=-1",
+        "skip=2147483648",
+        "top=x",
+        "skip=1.5",
+        "top=%D9%A1",
+        "top=00000000000999",
+        "skip=00000000000" + "9" * 5000,
+    ],
+    ids=lambda query: query[:20],
+)
 async def test_a_list_refuses_numbers_out_of_range(query: str):
     async with front({}) as gateway:
         response = await gateway("GET", f"/computervision/datasets?{query}")

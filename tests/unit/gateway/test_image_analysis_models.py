@@ -92,6 +92,8 @@ async def test_a_model_is_created_with_keys_in_pascal_case(hours: float):
         ({"trainingDatasetName": "d", "modelKind": "Generic-Detector"}, "trainingParameters.timeBudgetInHours"),
         ({"trainingDatasetName": "d", "timeBudgetInHours": 0, "modelKind": "Generic-Detector"},
          "trainingParameters.timeBudgetInHours"),
+        ({"trainingDatasetName": "d", "timeBudgetInHours": 10**400, "modelKind": "Generic-Detector"},
+         "trainingParameters.timeBudgetInHours"),
         ({"trainingDatasetName": "d", "timeBudgetInHours": "1", "modelKind": "Generic-Detector"},
          "trainingParameters.timeBudgetInHours"),
         ({"trainingDatasetName": "d", "timeBudgetInHours": 1, "modelKind": "Product-Recognizer"},

@@ -58,9 +58,9 @@ export class Labels {
     this.#undo.push(() => { for (const id of ids) this.categories.set(id, from); return null; });
   }
 
-  /** Adds an image that the dataset does not have. */
-  add(image) {
-    const id = Math.max(0, ...this.images.keys()) + 1;
+  /** Adds an image that the dataset does not have. Its id is above those of all `entries` (see `coco`), of which the dataset may have left some out. */
+  add(image, entries) {
+    const id = [...entries.keys(), ...this.images.keys()].reduce((most, one) => Math.max(most, Number(one) || 0), 0) + 1;
     this.images.set(id, {...image, id});
     this.#undo.push(() => { this.images.delete(id); return null; });
     return this.images.get(id);
@@ -84,7 +84,7 @@ export class Labels {
     const first = new Map([...this.categories].reverse().map(([id, name]) => [name, id]));
     const merged = (id) => first.get(this.categories.get(id)), annotations = [];
     const images = [...this.images.values()].map((one) => {
-      const {file_name, coco_url, absolute_url} = entries.get(one.id) ?? {file_name: one.path};
+      const {file_name, coco_url, absolute_url} = one.path ? {file_name: one.path} : entries.get(one.id);
       return {id: one.id, file_name, coco_url, absolute_url, width: one.width, height: one.height};
     });
     for (const one of this.images.values()) {

@@ -38,7 +38,7 @@ function add(draft) {
   labels.add({
     file: draft.name, width: draft.width, height: draft.height, blob: draft.blob, path: draft.path,
     category: detection ? null : labels.named(draft.category), boxes: marks,
-  });
+  }, entries);
 }
 
 // Pictures and categories

@@ -64,7 +64,7 @@ test("a new category is saved if it is used, not if it was only tried out", () =
 test("boxes keep their category and what is a crowd, and an image without boxes stays", () => {
   const labels = boxes(), one = labels.images.get(5);
   labels.box(one, [...one.boxes, {category: 1, x: 0, y: 0, w: 5, h: 5, crowd: 0}]);
-  const content = labels.coco(new Map());
+  const content = labels.coco(new Map([[5, {file_name: "5.jpg"}], [6, {file_name: "6.jpg"}]]));
   assert.equal(content.images.length, 2);
   assert.deepEqual(content.annotations, [
     {id: 1, image_id: 5, category_id: 2, bbox: [10, 20, 30, 10], iscrowd: 1},
@@ -74,13 +74,17 @@ test("boxes keep their category and what is a crowd, and an image without boxes 
   assert.equal(one.boxes.length, 1);
 });
 
-test("an image that is added has an id of its own and the path of its upload", () => {
-  const labels = classes();
-  labels.add({file: "new.jpg", path: "feedback-1.jpg", width: 4, height: 3, category: 2, boxes: []});
-  const content = labels.coco(entries);
-  assert.deepEqual(JSON.parse(JSON.stringify(content.images.at(-1))), {id: 4, file_name: "feedback-1.jpg", width: 4, height: 3});
-  labels.undo();
-  assert.equal(labels.images.size, 3);
+test("an image that is added has an id of its own, also among images that the snapshot left out, and the path of its upload", () => {
+  const labels = classes(), added = {file: "new.jpg", path: "feedback-1.jpg", width: 4, height: 3, category: 2, boxes: []};
+  const whole = new Map([...entries, [9, {file_name: "undecodable.jpg"}], ["x", {file_name: "without a number.jpg"}]]);
+  for (let repeat = 0; repeat < 2; repeat += 1) {
+    labels.add(added, whole);
+    const content = labels.coco(whole);
+    assert.deepEqual(JSON.parse(JSON.stringify(content.images.at(-1))), {id: 10, file_name: "feedback-1.jpg", width: 4, height: 3});
+    assert.equal(content.annotations.at(-1).image_id, 10);
+    labels.undo();
+    assert.equal(labels.images.size, 3);
+  }
 });
 
 test("a file is refused whose images cannot be told apart", () => {

@@ -23,6 +23,7 @@ from services.kit.errors import Draining, ModelNotFound, Unauthenticated
 from sightline.plurals import fill
 from sightline.v1.model_pb2 import Model
 from sightline.v1.model_service_pb2 import ListModelsResponse
+from tests.support.logs import captured_log, events
 from tests.support.studio import browser
 
 HTMX = "a0abb04f2f45a1f89d1d4844023245537e5e6014c87b144553e0607b4cc32130"  # htmx.org 4.0.1, dist/htmx.min.js
@@ -285,6 +286,23 @@ async def test_a_failure_is_shown_with_the_services_words_and_the_id_of_the_requ
     assert '<html lang="en">' in nowhere.text
     assert wrong.status_code == 405
     assert "GET" in wrong.headers["allow"]
+
+
+async def test_a_bug_has_a_page_with_an_id_that_is_in_the_log():
+    def fail(request: Any) -> Any:
+        raise RuntimeError("a secret of the inside")
+
+    with captured_log() as log:
+        async with browser({"ListModels": fail}) as one:
+            page = await one.open("/studio/models")
+            part = await one.open("/studio/models", headers={"hx-request": "true"})
+    first, second = events(log, "internal_error")
+    assert page.status_code == part.status_code == 500
+    assert '<html lang="en">' in page.text
+    assert first["error_id"] in page.text
+    assert second["error_id"] in part.text
+    assert "secret" not in page.text + part.text
+    assert "content-security-policy" in page.headers
 
 
 async def test_a_page_is_of_use_while_the_trainer_does_not_say_who_the_caller_is():
