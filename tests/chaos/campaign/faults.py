@@ -232,9 +232,9 @@ def full_disk(site: Site, chance: Random, seconds: float) -> str:
     """A worker cannot write files of more than a few bytes."""
     processes = _present(site)
     name = chance.choice([one for one in processes.names if "worker" in one])
-    pid, small = processes.pid(name), (SMALL_FILE_BYTES, resource.RLIM_INFINITY)
     try:
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, small)
+        pid = processes.pid(name)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (SMALL_FILE_BYTES, resource.RLIM_INFINITY))
         time.sleep(seconds)
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     except ProcessLookupError:
