@@ -1,7 +1,7 @@
 """A folder per class: `cats/1.jpg`, or `train/cats/1.jpg` and `test/cats/2.jpg`."""
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from sightline.importers.files import PACKED, has_images, images_in, is_packed, links_in, subfolders, walk
@@ -38,7 +38,7 @@ def read(folder: Path) -> Imported:
     """The images by the first folder below `folder`, or below its split; ImportFault if there are none."""
     notes = Notes()
     top = _innermost(folder)
-    images = [image for root, split in _splits(top, notes).items() for image in _classes(root, split, top, notes)]
+    images = list(_images(top, notes))
     if not images:
         raise ImportFault(f"{folder} has no images in folders", fix="put the images of each class in a folder of it")
     names = {label for image in images for label in image.labels}
@@ -67,8 +67,7 @@ def read(folder: Path) -> Imported:
 def say_nothing(folder: Path) -> bool:
     """Whether images are in folders below this one, none of whose names says what they show."""
     top, notes = _innermost(folder), Notes()
-    images = (image for root, split in _splits(top, notes).items() for image in _classes(root, split, top, notes))
-    names = {label for image in images for label in image.labels}
+    names = {label for image in _images(top, notes) for label in image.labels}
     return bool(names) and _say_nothing(names)
 
 
@@ -105,16 +104,21 @@ def packed_in(folder: Path) -> list[str]:
 def _splits(top: Path, notes: Notes) -> dict[Path, str]:
     """The folder of each split that holds the classes' folders; `top` itself if it holds them.
 
-    Folders that are in no split are left out, if there are several splits.
+    Folders that are in no split are left out, if there are several splits. Beside the classes' folders, one split may
+    have the same ones again.
     """
     places = [one for one in subfolders(top) if has_images(one)]
     splits = {one: split for one in places if (split := split_of(one.name))}
     others = [one.name for one in places if one not in splits]
-    if not any(map(subfolders, splits)) or (others and len(set(splits.values())) < 2):
+    inner = {_innermost(one): split for one, split in splits.items()}
+    again = {one.name for root in inner for one in subfolders(root)}
+    if others and len(set(splits.values())) < 2:
+        return {top: "", **inner} if again and again <= set(others) else {top: ""}
+    if not any(map(subfolders, splits)):
         return {top: ""}
     if others:
         notes.add(f"left out, as they are in no split: the images in {', '.join(others)}")
-    return {_innermost(one): split for one, split in splits.items()}
+    return inner
 
 
 def _innermost(folder: Path) -> Path:
@@ -130,11 +134,19 @@ def _loose(folder: Path) -> int:
     return sum(1 for file in folder.iterdir() if file.is_file() and is_image(file))
 
 
-def _classes(root: Path, split: str, top: Path, notes: Notes) -> list[LabelledImage]:
+def _images(top: Path, notes: Notes) -> Iterator[LabelledImage]:
+    splits = _splits(top, notes)
+    for root, split in splits.items():
+        apart = [one for one in subfolders(root) if any(other.is_relative_to(one) for other in splits.keys() - {root})]
+        yield from _classes(root, split, top, notes, apart)
+
+
+def _classes(root: Path, split: str, top: Path, notes: Notes, apart: Collection[Path]) -> list[LabelledImage]:
+    """The images in the folders of a root, without those folders that are `apart`."""
     images: list[LabelledImage] = []
     if loose := _loose(root):
         notes.count("left out: {count:image|images} in no class's folder", loose)
-    for folder in subfolders(root):
+    for folder in (one for one in subfolders(root) if one not in apart):
         names = images_in(folder)
         if not names:
             notes.add(f"the folder {folder.name} has no images and is left out")

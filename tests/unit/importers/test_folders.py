@@ -126,3 +126,11 @@ def test_annotations_that_cannot_be_read_beside_folders_of_classes_are_told(tmp_
     pictures(tmp_path, ["cat/1.jpg", "dog/1.jpg"])
     (tmp_path / "train.json").write_text("{")
     assert "train.json cannot be read as JSON" in told(read(tmp_path))
+
+
+def test_one_split_beside_the_classes_may_have_the_same_classes(tmp_path: Path) -> None:
+    pictures(tmp_path, ["cat/1.jpg", "dog/2.jpg", "test/cat/3.jpg"])
+    imported = read(tmp_path)
+    assert (imported.categories, imported.splits) == (("cat", "dog"), {"test": 1, "": 2})
+    pictures(tmp_path, ["test/cow/4.jpg"])
+    assert read(tmp_path).categories == ("cat", "dog", "test"), "then it may be a class"
