@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -138,11 +138,19 @@ class Predictor:
         query.check()
 
         async def one(model: Entry, query: ImageQuery) -> Analysis:
-            async with own, self.streamed:
-                return await self._analysis(model, query, *await self._image(query), deadline)
+            async with own:
+                async with self._in_time(deadline):
+                    await self.streamed.acquire()
+                try:
+                    return await self._analysis(model, query, *await self._image(query), deadline)
+                finally:
+                    self.streamed.release()
 
         try:
-            async with self._cache.use(await self._bundle(query)) as model, asyncio.TaskGroup() as group:
+            async with (
+                self._cache.use(await self._bundle(query)) as model,
+                asyncio.TaskGroup() as group,
+            ):
                 tasks = [group.create_task(one(model, query)) for query in queries]
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
@@ -200,6 +208,7 @@ class Predictor:
                 output = await self._batcher.predict(runner, made.whole, deadline)
                 label = explanation.label_of(runner.card, output, tag)
                 answers = await asyncio.gather(*(self._batcher.predict(runner, one, deadline) for one in made.covered))
+                model.answered(self._clock.now())
             confidence = explanation.confidence_in(output, label)
             weights = explanation.weights_of(confidence, [explanation.confidence_in(one, label) for one in answers])
             drawn = await asyncio.to_thread(explanation.overlay, made.shown, made.grid, weights)
@@ -306,9 +315,15 @@ class Predictor:
                 self._telemetry.tracer.add_span("decode", seconds, parent=step)
             return use(decoded)
 
+        async with self._in_time(deadline):
+            return await self._decoders.decode(data, file, runner.sizes, timed)
+
+    @asynccontextmanager
+    async def _in_time(self, deadline: float | None) -> AsyncGenerator[None]:
+        """Ends the block at the deadline, with DeadlineExceeded."""
         try:
-            async with asyncio.timeout(None if deadline is None else deadline - start):
-                return await self._decoders.decode(data, file, runner.sizes, timed)
+            async with asyncio.timeout(None if deadline is None else deadline - self._clock.monotonic()):
+                yield
         except TimeoutError:
             self._telemetry.add(metrics.DROPPED, reason=DropReason.LATE)
             raise DeadlineExceeded(what="The prediction") from None
