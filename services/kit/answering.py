@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
-from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -20,44 +19,43 @@ async def answered(
     """The answers in the order of completion, or with `in_order` in that of the items.
 
     Law: at most `most` items have been read whose answers have not been taken, and no item is read beyond that. Each
-    begins once it has one of `places`, which other streams share, and keeps it until its answer is taken; an item that
-    has not come takes none. What reading or answering raises ends the stream. Closing it cancels what is unfinished.
+    has one of `places`, which other streams share, while it is answered, and none before it has come or while its
+    answer waits to be taken. What reading or answering raises ends the stream. Closing it cancels what is unfinished.
     """
     own = asyncio.Semaphore(most)
     done: asyncio.Queue[asyncio.Task[Any]] = asyncio.Queue()
-    held: dict[asyncio.Task[R], AsyncExitStack] = {}
+    pending = set[asyncio.Task[R]]()
 
     async def read() -> None:
         while True:
-            async with AsyncExitStack() as stack:
-                await stack.enter_async_context(own)
-                try:
-                    item = await anext(items)
-                except StopAsyncIteration:
-                    return
-                await stack.enter_async_context(places)
-                task = asyncio.create_task(answer(item))
-                held[task] = stack.pop_all()
-                if in_order:
-                    done.put_nowait(task)
-                else:
-                    task.add_done_callback(done.put_nowait)
+            await own.acquire()
+            try:
+                item = await anext(items)
+            except StopAsyncIteration:
+                return
+            await places.acquire()
+            task = asyncio.create_task(answer(item))
+            task.add_done_callback(lambda _: places.release())
+            pending.add(task)
+            if in_order:
+                done.put_nowait(task)
+            else:
+                task.add_done_callback(done.put_nowait)
 
     reader = asyncio.create_task(read())
     reader.add_done_callback(done.put_nowait)
     reading = True
     try:
-        while reading or held:
+        while reading or pending:
             task = await done.get()
             if task is reader:
                 reader.result()
                 reading = False
                 continue
             yield await task
-            await held.pop(task).aclose()
+            pending.remove(task)
+            own.release()
     finally:
-        for task in (reader, *held):
+        for task in (reader, *pending):
             task.cancel()
-        await asyncio.gather(reader, *held, return_exceptions=True)
-        for stack in held.values():
-            await stack.aclose()
+        await asyncio.gather(reader, *pending, return_exceptions=True)

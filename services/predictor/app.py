@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -25,11 +25,12 @@ from services.kit.tasks import repeat
 from services.kit.telemetry import Telemetry
 from services.predictor import explanation, metrics
 from services.predictor.batching import Batcher
-from services.predictor.cache import Entry, ModelCache
+from services.predictor.cache import ModelCache
 from services.predictor.domain import Bundle, ImageQuery, LoadedModel, ModelInfo, ModelRunner, Prepared, RawOutput
 from services.predictor.explanation import Explanation
 from services.predictor.feedback import Answered, Feedback
 from services.predictor.feedback_store import Kept
+from services.predictor.loaded import Entry
 from services.predictor.lookup import ModelLookup
 from services.predictor.metrics import DropReason, Stage
 from services.predictor.places import Places
@@ -118,7 +119,7 @@ class Predictor:
         names.check_model(query.model_name, "model_name")
         query.check()
         data, file = await self._image(query)
-        async with self._cache.use(await self._bundle(query)) as model:
+        async with self._cache.use(await self._bundle(query), or_earlier=not query.model_version) as model:
             return await self._analysis(model, query, data, file, deadline)
 
     async def analyze_batch(self, queries: Sequence[ImageQuery], deadline: float | None = None) -> list[Analysis]:
@@ -138,11 +139,19 @@ class Predictor:
         query.check()
 
         async def one(model: Entry, query: ImageQuery) -> Analysis:
-            async with own, self.streamed:
-                return await self._analysis(model, query, *await self._image(query), deadline)
+            async with own:
+                async with self._in_time(deadline):
+                    await self.streamed.acquire()
+                try:
+                    return await self._analysis(model, query, *await self._image(query), deadline)
+                finally:
+                    self.streamed.release()
 
         try:
-            async with self._cache.use(await self._bundle(query)) as model, asyncio.TaskGroup() as group:
+            async with (
+                self._cache.use(await self._bundle(query), or_earlier=not query.model_version) as model,
+                asyncio.TaskGroup() as group,
+            ):
                 tasks = [group.create_task(one(model, query)) for query in queries]
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
@@ -191,7 +200,7 @@ class Predictor:
         query.check()
         with self._predictions.place(), self._explanations.place():
             data, file = await self._image(query)
-            async with self._cache.use(await self._bundle(query)) as model:
+            async with self._cache.use(await self._bundle(query), or_earlier=not query.model_version) as model:
                 runner = model.runner
                 explanation.check_tag(runner.card, tag)  # before the image costs anything
                 made = await self._decoded(
@@ -200,6 +209,7 @@ class Predictor:
                 output = await self._batcher.predict(runner, made.whole, deadline)
                 label = explanation.label_of(runner.card, output, tag)
                 answers = await asyncio.gather(*(self._batcher.predict(runner, one, deadline) for one in made.covered))
+                model.answered(self._clock.now())
             confidence = explanation.confidence_in(output, label)
             weights = explanation.weights_of(confidence, [explanation.confidence_in(one, label) for one in answers])
             drawn = await asyncio.to_thread(explanation.overlay, made.shown, made.grid, weights)
@@ -242,13 +252,16 @@ class Predictor:
                 yield one
 
     async def sweep(self) -> None:
-        """Drops loaded models that have been deleted, and loads new bundles of kept ones, even without requests."""
+        """Drops loaded models that have been deleted, and loads new bundles of kept ones, even without requests.
+
+        New bundles that could not be loaded are tried again.
+        """
         for name in self._cache.names():
             try:
                 bundle = (await self._lookup.find(name)).bundle()
-                if self._cache.keeps(name) and not self._cache.has(bundle):
+                if self._cache.lacks(bundle):
                     async with self._cache.use(bundle):
-                        log.info("kept_model_loaded", model=name, version=bundle.version)
+                        log.info("model_loaded", model=name, version=bundle.version)
             except ModelNotFound:
                 log.info("deleted_model_dropped", model=name)
             except SightlineError as error:
@@ -306,9 +319,15 @@ class Predictor:
                 self._telemetry.tracer.add_span("decode", seconds, parent=step)
             return use(decoded)
 
+        async with self._in_time(deadline):
+            return await self._decoders.decode(data, file, runner.sizes, timed)
+
+    @asynccontextmanager
+    async def _in_time(self, deadline: float | None) -> AsyncGenerator[None]:
+        """Ends the block at the deadline, with DeadlineExceeded."""
         try:
-            async with asyncio.timeout(None if deadline is None else deadline - start):
-                return await self._decoders.decode(data, file, runner.sizes, timed)
+            async with asyncio.timeout(None if deadline is None else deadline - self._clock.monotonic()):
+                yield
         except TimeoutError:
             self._telemetry.add(metrics.DROPPED, reason=DropReason.LATE)
             raise DeadlineExceeded(what="The prediction") from None

@@ -16,8 +16,8 @@ from services.kit import heap
 from services.kit.blobs import Blobs
 from services.kit.errors import BlobNotFound, BundleUnusable, SightlineError, Unavailable
 from services.kit.log import Log
-from services.predictor.cache import Loaded
 from services.predictor.domain import Bundle, Loader
+from services.predictor.loaded import Loaded
 from services.vision.card import DIGESTS_FILE, WEIGHTS_FILE
 from services.vision.sealing import names_of
 from services.vision.signing import Verifier

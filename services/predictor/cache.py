@@ -4,80 +4,27 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Collection
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
-from typing import Protocol
 
 from services.kit import names
 from services.kit.clock import Clock
 from services.kit.errors import ModelNotFound, ProjectQuotaExceeded, QuotaExceeded
+from services.kit.log import Log
 from services.kit.telemetry import Telemetry
 from services.predictor import metrics
-from services.predictor.domain import Bundle, LoadedModel, ModelRunner
+from services.predictor.domain import Bundle, LoadedModel, model_uri
+from services.predictor.loaded import Entry, Loaded, Source
 from services.predictor.metrics import CacheResult, Eviction
 from sightline.plurals import counted
 
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A model that is ready to predict, and the folder with its files."""
-
-    runner: ModelRunner
-    directory: Path
-
-
-class Source(Protocol):
-    """Where models come from."""
-
-    async def size_bytes(self, bundle: Bundle) -> int:
-        """The memory that the bundle will take, known before it is loaded."""
-        ...
-
-    async def load(self, bundle: Bundle) -> Loaded:
-        """Fetches, checks, loads and warms up the model; leaves nothing behind if it fails."""
-        ...
-
-    def discard(self, loaded: Loaded) -> None:
-        """Removes the files of a model that is no longer used."""
-        ...
-
-
-@dataclass(slots=True, eq=False)
-class Entry:
-    """A model in the cache, from the moment it starts loading."""
-
-    bundle: Bundle
-    task: "asyncio.Task[Loaded]" = field(init=False)
-    size_bytes: int = 0  # 0 until its memory is reserved
-    pins: int = 1  # one for the load
-    dropped: bool = False  # freed when the last pin is gone
-    ended: bool = False  # dropped because the model was unloaded or deleted
-    load_time: datetime | None = None  # None while loading
-    last_used_time: datetime | None = None
-    use_count: int = 0
-    rests: bool = False  # it was told to, and has not been asked for since
-
-    @property
-    def runner(self) -> ModelRunner:
-        """The model itself; only valid while holding a pin."""
-        return self.task.result().runner
-
-    def answered(self, now: datetime) -> None:
-        """Records an answered prediction."""
-        self.last_used_time = now
-        self.use_count += 1
-
-    def describe(self, *, kept: bool) -> LoadedModel:
-        """The model as callers see it; ValueError while loading."""
-        if self.load_time is None:
-            raise ValueError(f"{self.bundle} is not loaded yet")
-        name, version = self.bundle.model_name, self.bundle.version
-        return LoadedModel(name, version, self.size_bytes, self.load_time, self.last_used_time, self.use_count, kept)
+_log = Log(__name__)
 
 
 class ModelCache:
     """An LRU cache with at most one bundle per model and at most `capacity_bytes` in total.
+
+    A new bundle of a model replaces the earlier one when it is loaded. If that fails, the earlier one stays, unless
+    its memory was needed.
 
     Law: concurrent requests for a bundle share one load, which outlives callers that give up. A pinned model stays
     usable until its last user is done, even if it is dropped meanwhile, and counts towards the capacity until then. A
@@ -110,16 +57,23 @@ class ModelCache:
         self._count(0)
 
     @asynccontextmanager
-    async def use(self, bundle: Bundle) -> AsyncGenerator[Entry]:
-        """Loads the bundle and pins it for the block; drops any other bundle of the same model.
+    async def use(self, bundle: Bundle, *, or_earlier: bool = False) -> AsyncGenerator[Entry]:
+        """Loads the bundle, in place of any other of the same model, and pins it for the block.
 
-        Raises QuotaExceeded if it does not fit next to the models in use, and whatever loading raises.
+        Raises QuotaExceeded if it does not fit next to the models in use, and whatever loading raises. With
+        `or_earlier`, a bundle that the model had before and that is still in memory is used if loading fails, and from
+        then on at once; whoever calls without it tries to load this one again.
         """
-        entry = self._enter(bundle)
-        entry.pins += 1
-        entry.rests = False
+        entry = self._pinned(self._enter(bundle, or_earlier=or_earlier))
         try:
-            await asyncio.shield(entry.task)
+            try:
+                await asyncio.shield(entry.task)
+            except Exception:
+                earlier = self._entries.get(bundle.model_name)
+                if not or_earlier or earlier is None or earlier.refused != bundle:
+                    raise
+                self._unpin(entry)
+                entry = self._pinned(earlier)
             yield entry
         finally:
             self._unpin(entry)
@@ -141,10 +95,12 @@ class ModelCache:
         """Whether the model is kept."""
         return model_name in self._preloaded or model_name in self._kept
 
-    def has(self, bundle: Bundle) -> bool:
-        """Whether the bundle is loaded or being loaded."""
+    def lacks(self, bundle: Bundle) -> bool:
+        """Whether to load the bundle before anybody asks: the model is kept, or an earlier bundle answers instead."""
         present = self._entries.get(bundle.model_name)
-        return present is not None and present.bundle == bundle
+        if present and present.bundle == bundle:
+            return False
+        return self.keeps(bundle.model_name) or (present is not None and present.refused == bundle)
 
     def unused(self, since: datetime) -> list[Entry]:
         """The loaded models that nobody has used since then, nobody uses now, and that are not kept."""
@@ -166,7 +122,8 @@ class ModelCache:
 
     def loaded(self) -> list[LoadedModel]:
         """The models that are ready to predict."""
-        return [entry.describe(kept=self.keeps(name)) for name, entry in self._entries.items() if entry.load_time]
+        ready = (entry if entry.load_time else entry.earlier for entry in self._entries.values())
+        return [entry.describe(kept=self.keeps(entry.bundle.model_name)) for entry in ready if entry]
 
     async def close(self) -> None:
         """Cancels the loads and drops every model; none may be in use."""
@@ -188,6 +145,7 @@ class ModelCache:
     def _drop(self, entry: Entry, reason: Eviction) -> None:
         """Removes the entry, which is freed once it is no longer in use."""
         del self._entries[entry.bundle.model_name]
+        self._drop_earlier(entry)
         self._telemetry.add(metrics.CACHE_EVICTIONS, reason=reason)
         self._leave(entry)
 
@@ -206,17 +164,30 @@ class ModelCache:
                 remedy="Unload another of them; a model predicts without LoadModel too.",
             )
 
-    def _enter(self, bundle: Bundle) -> Entry:
+    def _enter(self, bundle: Bundle, *, or_earlier: bool) -> Entry:
+        """The entry that is to answer; it may still be loading."""
         present = self._entries.get(bundle.model_name)
-        if present is not None and present.bundle == bundle:
-            self._entries.move_to_end(bundle.model_name)
-            result = CacheResult.HIT if present.load_time else CacheResult.JOINED
-            self._telemetry.add(metrics.CACHE_REQUESTS, result=result)
-            return present
-        if present is not None:
-            self._drop(present, Eviction.REPLACED)
-        self._telemetry.add(metrics.CACHE_REQUESTS, result=CacheResult.MISS)
+        known = (present.bundle, present.refused if or_earlier else None) if present else ()
+        entry = present if present and bundle in known else self._begin(bundle, present)
+        self._entries.move_to_end(bundle.model_name)
+        if or_earlier and entry.earlier and entry.earlier.refused == bundle:
+            entry = entry.earlier
+        result = CacheResult.HIT if entry.load_time else CacheResult.JOINED if entry is present else CacheResult.MISS
+        self._telemetry.add(metrics.CACHE_REQUESTS, result=result)
+        return entry
+
+    def _begin(self, bundle: Bundle, present: Entry | None) -> Entry:
+        """A new entry, which starts loading, in place of the present one."""
         entry = Entry(bundle)
+        if present is not None and present.load_time:
+            del self._entries[bundle.model_name]
+            entry.earlier = self._pinned(present)
+            self._leave(present)
+        elif present is not None:
+            entry.earlier, present.earlier = present.earlier, None
+            self._drop(present, Eviction.REPLACED)
+        if entry.earlier and model_uri(entry.earlier.bundle.uri) != model_uri(bundle.uri):
+            self._drop_earlier(entry)  # of a deleted model of the same name
         self._entries[bundle.model_name] = entry
         entry.task = asyncio.create_task(self._load(entry), name=f"load {bundle.model_name} {bundle.version}")
         entry.task.add_done_callback(lambda task: self._load_ended(entry, task))
@@ -233,25 +204,48 @@ class ModelCache:
         return loaded
 
     def _load_ended(self, entry: Entry, task: "asyncio.Task[Loaded]") -> None:
-        failed = task.cancelled() or task.exception() is not None
-        if failed and not task.cancelled():
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if isinstance(error, Exception):
             self._telemetry.add(metrics.LOAD_FAILURES)
-        if failed and self._entries.get(entry.bundle.model_name) is entry:
+        if error and self._entries.get(entry.bundle.model_name) is entry:
             del self._entries[entry.bundle.model_name]  # so that the next caller tries again
             self._leave(entry)
+            self._restore_earlier(entry, error)
+        self._drop_earlier(entry)
         self._unpin(entry)
+
+    def _restore_earlier(self, entry: Entry, error: BaseException) -> None:
+        """Puts back what the entry was to replace, unless its memory was needed."""
+        if (earlier := entry.earlier) is None:
+            return
+        if earlier.refused != entry.bundle and isinstance(error, Exception):
+            name, version = entry.bundle.model_name, entry.bundle.version
+            _log.warning("earlier_bundle_stays", model=name, version=version, problem=str(error))
+        earlier.refused, earlier.dropped, entry.earlier = entry.bundle, False, None
+        self._leaving_bytes -= earlier.size_bytes
+        self._entries[entry.bundle.model_name] = earlier
+        self._unpin(earlier)
+
+    def _drop_earlier(self, entry: Entry) -> None:
+        """Frees what the entry replaces, once it is no longer in use."""
+        if entry.earlier:
+            self._telemetry.add(metrics.CACHE_EVICTIONS, reason=Eviction.REPLACED)
+            self._unpin(entry.earlier)
+            entry.earlier = None
 
     async def _reserve(self, entry: Entry, size_bytes: int) -> None:
         while not self._make_room(size_bytes):
-            if not self._leaving_bytes:
+            if (needed := self._needed(size_bytes) - self._leaving_bytes) > self._capacity_bytes:
                 raise QuotaExceeded(
                     subject=f"Memory for {entry.bundle.model_name}, together with the models in use and those that are"
                     " kept (LoadModel, SIGHTLINE_PRELOAD_MODELS)",
-                    value=self._needed(size_bytes),
+                    value=needed,
                     limit=self._capacity_bytes,
                     setting="SIGHTLINE_MODEL_CACHE_BYTES",
                 )
             self._freed.clear()  # dropped models are freed once their predictions finish
+            for one in self._entries.values():
+                self._drop_earlier(one)
             await self._freed.wait()
         entry.size_bytes = size_bytes
         self._leaving_bytes += size_bytes if entry.dropped else 0
@@ -280,6 +274,11 @@ class ModelCache:
         self._leaving_bytes += entry.size_bytes
         if not entry.pins:
             self._free(entry)
+
+    def _pinned(self, entry: Entry) -> Entry:
+        entry.pins += 1
+        entry.rests = False
+        return entry
 
     def _unpin(self, entry: Entry) -> None:
         entry.pins -= 1

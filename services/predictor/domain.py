@@ -57,6 +57,12 @@ class Bundle:
     signature: str = ""
 
 
+def model_uri(bundle_uri: str) -> str:
+    """The part of a bundle's uri that no two models have in common, whatever their names."""
+    model, trials, _ = bundle_uri.partition("/trials/")
+    return model if trials else ""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
     """What the predictor needs to know about a model; version and uri are empty before its first bundle."""

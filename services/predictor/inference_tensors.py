@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -76,9 +77,10 @@ def images_of(request: pb.ModelInferRequest) -> list[bytes]:
     if request.raw_input_contents:
         field, found = "raw_input_contents", _split(request)
     else:
-        field, found = f"{field}.contents.bytes_contents", list(image.contents.bytes_contents)
-    if len(found) != shape[0]:
-        raise _fault(field, f"the shape {list(shape)} announces {counted(shape[0], 'image')}; there are {len(found)}")
+        field, found = f"{field}.contents.bytes_contents", list(image.contents.bytes_contents[: MAX_IMAGES + 1])
+    if (count := len(found)) != shape[0]:
+        present = f"more than {MAX_IMAGES}" if count > MAX_IMAGES else count
+        raise _fault(field, f"the shape {list(shape)} announces {counted(shape[0], 'image')}; there are {present}")
     return found
 
 
@@ -127,13 +129,13 @@ def _tags(analysis: Analysis) -> list[Tag]:
 
 
 def _split(request: pb.ModelInferRequest) -> list[bytes]:
-    """The elements of the raw input."""
+    """The elements of the raw input, as far as one too many."""
     field = "raw_input_contents"
     if len(request.raw_input_contents) != 1:
         raise _fault(field, f"there are {len(request.raw_input_contents)} for one input")
     if request.inputs[0].HasField("contents"):
         raise _fault(field, "the input has contents too; send the images in one of them")
-    return list(_elements(request.raw_input_contents[0], field))
+    return list(islice(_elements(request.raw_input_contents[0], field), MAX_IMAGES + 1))
 
 
 def _elements(data: bytes, field: str) -> Iterator[bytes]:

@@ -73,6 +73,11 @@ def known(network: str) -> Entry:
     return entry
 
 
+def _is_own(wanted: Entry, network: str) -> bool:
+    """Whether the id is the row's own, with or without its tag."""
+    return network in (wanted.name, wanted.name.partition(".")[0])
+
+
 def tagged(wanted: Entry, id_: str, source: str) -> Pack:
     """The description of timm's weights with this tag; InvalidRequest if timm does not know it."""
     import timm  # noqa: PLC0415 - takes a second, which only this waits for
@@ -104,7 +109,8 @@ async def add(shelf: Shelf, file: Path, network: str, licence: str | None = None
     if pack:
         require_fit(pack, file, await asyncio.to_thread(file_digest, file), wanted)
     else:
-        pack = described(wanted, source or file.name) if network == wanted.name else tagged(wanted, network, file.name)
+        source = source or file.name
+        pack = described(wanted, source) if _is_own(wanted, network) else tagged(wanted, network, source)
     pack = msgspec.structs.replace(pack, **({} if licence is None else {"licence": licence}))
     require_allowed(pack.licence, file)
     try:
@@ -119,7 +125,7 @@ async def pull(shelf: Shelf, network: str, opener: Opener | None = None) -> Adde
     InvalidRequest if it has none or they cannot be had here.
     """
     wanted = known(network)
-    if network not in (wanted.name, wanted.name.partition(".")[0]):
+    if not _is_own(wanted, network):
         problem = f"{network} is not fetched, only {wanted.name} is; bring its file, and `sightline weights add` it"
         raise InvalidRequest(field="network", problem=problem)
     with tempfile.TemporaryDirectory() as cache:

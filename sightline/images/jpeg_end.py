@@ -21,6 +21,7 @@ _SEQUENTIAL = (0xC0, 0xC1)
 _FRAMES = (*_SEQUENTIAL, 0xC2)
 _MAX_SCANS = 1_000
 _FILL = range(127, 130)  # the samples of missing blocks, in every mode
+_SCALES = (1, 2, 4, 8)  # at which a decoder makes the image smaller; its sides are rounded up
 _COPY = "replace it with an intact copy"
 
 
@@ -56,7 +57,8 @@ def ends_early(image: Image.Image, data: bytes) -> bool:
     if end is None:
         return False
     with Image.open(BytesIO(data[: end.start()] + _MORE + data[end.start() :]), formats=("JPEG",)) as longer:
-        longer.draft(None, image.size)
+        scale = next(one for one in _SCALES if -(-longer.width // one) == image.width)
+        longer.draft(None, (longer.width // scale, longer.height // scale))
         longer.load()
         boxes = ((0, top, width, min(top + _ROWS, height)) for top in range(0, height, _ROWS))
         return any(ImageChops.difference(image.crop(box), longer.crop(box)).getbbox() for box in boxes)

@@ -11,6 +11,7 @@ from services.kit.blobs import Blobs
 from services.kit.errors import EtagMismatch, NotFound, WrongState
 from services.kit.quotas import month_of
 from services.predictor.batch import metrics
+from services.predictor.batch.advance import give_up
 from services.predictor.batch.domain import PREDICT
 from services.predictor.batch.states import State
 from services.predictor.settings import PredictorSettings
@@ -198,6 +199,41 @@ async def test_results_that_were_written_elsewhere_are_kept_and_unfinished_ones_
         await delete(batches, force=True)
         await batches.recover()
         assert (await is_gone(batches), await batches.keys("results/two/")) == (True, [])
+
+
+async def test_the_results_of_another_at_the_prefix_of_one_that_ended_without_any_are_kept() -> None:
+    settings = PredictorSettings(batch_chunk_images=3, open_output_prefixes="results/", max_batch_images=3)
+    async with running(Batches(settings=settings)) as batches:
+        await batches.put(photos(4))
+        await batches.put(photos(2), "uploads/u1/fewer/")
+        out: dict[str, Any] = {"output_uri_prefix": "s3://sightline/results/one"}
+        fewer: dict[str, Any] = {**out, "input_uri_prefix": "s3://sightline/uploads/u1/fewer"}
+        await batches.create("failed", **out)
+        await batches.work()
+        await batches.create("cancelled", **out)
+        await batches.app.cancel("batchPredictions/cancelled")
+        await batches.work()
+        await finished(batches, "good", **fewer)
+        for id_, state in ("failed", State.FAILED), ("cancelled", State.CANCELLED):
+            assert (await batches.get(id_)).state is state
+            await batches.app.delete(f"batchPredictions/{id_}", "")
+        await batches.recover()
+        assert await is_gone(batches, "failed")
+        assert await is_gone(batches, "cancelled")
+        assert len(await batches.keys("results/one/")) == 4
+
+
+async def test_what_was_written_of_results_that_are_given_up_is_removed() -> None:
+    settings = PredictorSettings(open_output_prefixes="results/")
+    async with running(Batches(settings=settings)) as batches:
+        await batches.put(photos(1))
+        await batches.create(output_uri_prefix="s3://sightline/results/one")
+        await batches.step()
+        await batches.step()
+        assert (await batches.get()).is_to_finish
+        await batches.blobs.put("results/one/results.json", b"[")  # of a worker that died
+        await give_up(batches.context(), NAME, "writing its results", write_results=False)
+        assert ((await batches.get()).state, await batches.keys("results/")) == (State.FAILED, [])
 
 
 async def test_a_watch_ends_with_not_found() -> None:

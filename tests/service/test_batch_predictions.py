@@ -260,6 +260,20 @@ async def test_what_an_operator_has_opened_can_be_read_and_written() -> None:
         assert (await batches.json("images.json"))["images"][0]["uri"] == "s3://sightline/shared/2026/001.png"
 
 
+async def test_of_two_that_are_created_at_once_with_one_output_prefix_the_later_one_is_refused() -> None:
+    settings = PredictorSettings(open_output_prefixes="results/")
+    async with running(Batches(settings=settings)) as batches:
+        await batches.put(photos(2))
+        creations = (batches.create(id_, output_uri_prefix="s3://sightline/results/one") for id_ in "abc")
+        made = await asyncio.gather(*creations, return_exceptions=True)
+        refused = [one for one in made if isinstance(one, InvalidRequest)]
+        assert len(refused) == 2
+        assert all("results never replace files" in one.message for one in refused)
+        (kept,) = batches.app.batches.view.all()
+        await batches.work()
+        assert (await batches.app.get(kept.value.name)).value.state is State.SUCCEEDED
+
+
 async def test_the_same_request_id_returns_the_first_one_and_another_is_refused() -> None:
     async with running(Batches()) as batches:
         await batches.put(photos(1))

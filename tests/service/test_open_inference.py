@@ -177,6 +177,8 @@ def tensor(**changes: Any) -> pb.ModelInferRequest.InferInputTensor:
         (request(IMAGE, raw_input_contents=[IMAGE]), "raw_input_contents: before each image's bytes must be"),
         (request(IMAGE, raw_input_contents=[raw(IMAGE)[:-1]]), "raw_input_contents: before each image's bytes must be"),
         (request(IMAGE, raw_input_contents=[raw(IMAGE) + b"\1\0"]), "raw_input_contents: before each image's"),
+        (request(IMAGE, raw_input_contents=[bytes(1 << 20)]), "announces 1 image; there are more than 64"),
+        (request(*[b""] * 10_000, binary=False, shape=(1,)), "announces 1 image; there are more than 64"),
         (request(IMAGE, raw_input_contents=[raw(IMAGE)] * 2), "raw_input_contents: there are 2 for one input"),
         (request(IMAGE, binary=False, raw_input_contents=[raw(IMAGE)]), "raw_input_contents: the input has contents"),
         (request(IMAGE, inputs=[tensor(parameters=parameters(shared_memory_region="r"))]), "'shared_memory_region'"),
@@ -263,6 +265,14 @@ async def test_a_full_replica_refuses_at_once(tmp_path: Path):
             await running.inference.ModelInfer(request(IMAGE))
         with pytest.raises(errors.QuotaExceeded, match="SIGHTLINE_MAX_REQUESTS is 1"):
             await running.inference.ModelInfer(request(IMAGE, IMAGE))
+
+
+async def test_a_batch_that_gets_no_place_in_time_is_refused(running: Running):
+    while not running.predictor.streamed.locked():
+        await running.predictor.streamed.acquire()
+    with pytest.raises(errors.DeadlineExceeded):
+        await running.inference.ModelInfer(request(IMAGE, IMAGE, parameters=parameters(timeout=100_000)), timeout=5)
+    assert running.predictor._predictions.taken == 0
 
 
 async def test_an_answer_that_comes_after_the_timeout_is_an_error(running: Running):

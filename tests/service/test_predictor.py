@@ -450,6 +450,11 @@ async def test_an_explanation_of_a_detector_is_of_its_most_confident_object(tmp_
         assert found.tag.name in {"cat", "dog", "owl"}
 
 
+async def test_an_explanation_is_a_use_of_its_model(running: Running):
+    await explain(running)
+    assert [model.use_count for model in await running.loaded()] == [1]
+
+
 async def test_more_explanations_than_allowed_are_refused(tmp_path: Path):
     async with serving(tmp_path, max_explanations=1) as running, running.thread_held_up():
         first = asyncio.create_task(explain(running))

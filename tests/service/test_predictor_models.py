@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from services.kit import errors
+from services.predictor.domain import ImageQuery
 from sightline.v1 import prediction_service_pb2 as pb
-from tests.unit.predictor.serving import Running, confidences, serving
+from tests.unit.predictor.serving import IMAGE, Running, confidences, serving
 from tests.unit.predictor.support import info, put_bundle
 
 
@@ -64,6 +65,28 @@ async def test_a_better_bundle_is_served_as_soon_as_the_trainer_reports_it(runni
     after = await running.analyze()
     assert (before.model_version, after.model_version) == ("v1", "v2")
     assert confidences(before) != confidences(after)
+    assert [model.model_version for model in await running.loaded()] == ["v2"]
+    assert len(list(running.folder.iterdir())) == 1
+
+
+@pytest.mark.usefixtures("quick_retries")
+async def test_a_bundle_that_cannot_be_loaded_leaves_the_earlier_one_until_a_sweep_loads_it(
+    running: Running, tmp_path: Path
+):
+    await running.analyze()
+    better = info(version="v2")
+    running.models.models["models/m"] = better
+    assert [(await running.analyze()).model_version for _ in range(2)] == ["v1", "v1"]
+    assert (await running.stub.ExplainImage(pb.ExplainImageRequest(model_name="models/m", image=IMAGE))).HasField("tag")
+    with pytest.raises(errors.Unavailable, match="is no longer there"):
+        await running.predictor.analyze_image(ImageQuery("models/m", IMAGE, "", None, None, model_version="v2"))
+    with pytest.raises(errors.Unavailable, match="is no longer there"):
+        await running.stub.LoadModel(pb.LoadModelRequest(model_name="models/m"))
+    await running.predictor.sweep()
+    assert [model.model_version for model in await running.loaded()] == ["v1"]
+    await put_bundle(running.blobs, tmp_path / "m2", better, seed=2)
+    await running.predictor.sweep()
+    assert (await running.analyze()).model_version == "v2"
     assert [model.model_version for model in await running.loaded()] == ["v2"]
     assert len(list(running.folder.iterdir())) == 1
 

@@ -37,10 +37,11 @@ from services.predictor.batch.quotas import SERVICE, TRAINER, Quotas
 from services.predictor.batch.reconcile import Reconciler
 from services.predictor.batch.removal import Remover
 from services.predictor.batching import Batcher, Passes
-from services.predictor.cache import Loaded, ModelCache
+from services.predictor.cache import ModelCache
 from services.predictor.domain import Bundle, ModelRunner
 from services.predictor.feedback import Feedback
 from services.predictor.feedback_store import FeedbackStore
+from services.predictor.loaded import Loaded
 from services.predictor.lookup import ModelLookup
 from services.predictor.settings import PredictorSettings
 from services.vision.card import CARD_FILE, ModelCard, write_card

@@ -16,7 +16,7 @@ from services.predictor.batch.domain import BatchRecord
 from services.predictor.batch.jobs import publish_due
 from services.predictor.batch.outputs import write_outputs
 from services.predictor.batch.plan import Refused, make_plan
-from services.predictor.batch.removal import clean, empty
+from services.predictor.batch.removal import clean, discard_results, empty
 
 BatchGuard = LeaseGuard[BatchRecord]
 KIND = "batch"  # of dead letters
@@ -83,7 +83,8 @@ async def _step(context: WorkerContext, guard: BatchGuard) -> BatchRecord:
 async def give_up(context: WorkerContext, name: str, last: str, *, uid: str = "", write_results: bool) -> None:
     """Ends it because every attempt died, unless it has a live lease, has ended or is being deleted.
 
-    `uid` says which of that name is meant. With `write_results` what there is of them is written first.
+    `uid` says which of that name is meant. With `write_results` what there is of them is written first; without, what
+    the attempts wrote of them is removed.
     """
     given_up = False
 
@@ -98,6 +99,8 @@ async def give_up(context: WorkerContext, name: str, last: str, *, uid: str = ""
         return how(failure, context.clock.now())
 
     try:
+        if not write_results:
+            await _discard(context, name, uid)
         record = (await context.table.change(name, decide)).value
     except RecordNotFound:
         return
@@ -106,3 +109,11 @@ async def give_up(context: WorkerContext, name: str, last: str, *, uid: str = ""
         _log.warning("batch_prediction_given_up", name=name, last=last)
         if not record.ended:
             await publish_due(context.queue, record)
+
+
+async def _discard(context: WorkerContext, name: str, uid: str) -> None:
+    """Removes the results of attempts that died, while no other has the lease."""
+    record = (await context.table.get(name)).value
+    if record.is_to_finish and uid in ("", record.uid) and not record.lease.is_live(context.clock.now()):
+        async with leased(context.table, name, context.holder, context.clock, context.settings.batch_lease) as guard:
+            await discard_results(context.blobs, guard.record)

@@ -97,7 +97,11 @@ class BatchPredictions:
         )
         if validate_only:
             return made
-        await self._hold(made, is_new=made.value.uid == uid)
+        is_new = made.value.uid == uid
+        if is_new and self._is_taken(made.value.output, made):  # by one that was created at the same time
+            await self._withdraw(made)
+            raise _taken(new.output_uri_prefix)
+        await self._hold(made, is_new=is_new)
         if made.value.generation == 1 and made.value.plan is None:
             await announce(self.queue, ADVANCE, advance_job(made.value), f"{made.value.uid}:created")
             _log.info("batch_prediction_created", name=name, model=new.model_name)
@@ -112,9 +116,13 @@ class BatchPredictions:
             await self.holding.hold(made.value)
         except (DatasetNotFound, DatasetNotReady):
             if is_new:
-                with suppress(NotFound, EtagMismatch):  # a worker has it, and it will be FAILED
-                    await self.batches.delete(made.value.name, made.etag)
+                await self._withdraw(made)  # if a worker has it, it will be FAILED
                 raise
+
+    async def _withdraw(self, made: Versioned[BatchRecord]) -> None:
+        """Removes a new batch prediction, unless a worker has it already."""
+        with suppress(NotFound, EtagMismatch):
+            await self.batches.delete(made.value.name, made.etag)
 
     async def _checked(self, name: str, uid: str, new: NewBatch) -> BatchRecord:
         model = await self.lookup.find(new.model_name)
@@ -150,14 +158,22 @@ class BatchPredictions:
         """The prefix of the result files; nothing is below it, and no other batch prediction writes there."""
         field = "batch_prediction.output_uri_prefix"
         prefix = self.settings.outputs.folder(uri, self.blobs.bucket, acting_project(), field, to_write=True)
-        taken = any(found.value.output == prefix and not found.value.ended for found in self.batches.view.all())
+        if self._is_taken(prefix):
+            raise _taken(uri)
         async for _ in self.blobs.list(prefix):
-            taken = True
-            break
-        if taken:
-            problem = f"there is something below {uri} already; results never replace files: choose another prefix."
-            raise InvalidRequest(field=field, problem=problem)
+            raise _taken(uri)
         return prefix
+
+    def _is_taken(self, prefix: str, own: Versioned[BatchRecord] | None = None) -> bool:
+        """Whether another batch prediction may write there; given a new one, another that was created before it.
+
+        Of two that are created at once, the later one sees the other, because the view has its own record.
+        """
+        writers = [one for one in self.batches.view.all() if one.value.output == prefix and not one.value.ended]
+        if own is None:
+            return bool(writers)
+        others = (one for one in writers if one.value.name != own.value.name)
+        return any(one.revision < own.revision or one.value.lease.epoch for one in others)
 
     async def get(self, name: str) -> Versioned[BatchRecord]:
         """The current batch prediction; NotFound."""
@@ -213,6 +229,11 @@ class BatchPredictions:
         async with aclosing(read_pieces(self.blobs, output.key, output.size_bytes, offset)) as pieces:
             async for piece in pieces:
                 yield piece
+
+
+def _taken(uri: str) -> InvalidRequest:
+    problem = f"there is something below {uri} already; results never replace files: choose another prefix."
+    return InvalidRequest(field="batch_prediction.output_uri_prefix", problem=problem)
 
 
 def _output_of(record: BatchRecord, file_name: str) -> Output:

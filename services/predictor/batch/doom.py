@@ -4,7 +4,7 @@ from services.kit.errors import ModelNotFound, SightlineError, Unavailable
 from services.kit.log import Log
 from services.predictor.batch.context import WorkerContext
 from services.predictor.batch.domain import BatchRecord
-from services.predictor.domain import Bundle
+from services.predictor.domain import Bundle, model_uri
 
 _log = Log(__name__)
 
@@ -29,14 +29,8 @@ async def require_model(context: WorkerContext, bundle: Bundle) -> None:
         raise Doomed(error) from None
     except Unavailable:
         return
-    if present.bundle_uri and _model_of(present.bundle_uri) != _model_of(bundle.uri):
+    if present.bundle_uri and model_uri(present.bundle_uri) != model_uri(bundle.uri):
         raise Doomed(ModelNotFound(name=bundle.model_name))
-
-
-def _model_of(bundle_uri: str) -> str:
-    """The part of the uri that no two models have in common, whatever their names."""
-    model, trials, _ = bundle_uri.partition("/trials/")
-    return model if trials else ""
 
 
 async def doom(context: WorkerContext, record: BatchRecord, error: SightlineError) -> BatchRecord:

@@ -7,7 +7,7 @@ stored a blob after the worker looked calls `clean`; so does the next attempt at
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from services.kit.blobs import delete_prefix
+from services.kit.blobs import Blobs, delete_prefix
 from services.kit.clock import Clock
 from services.kit.collection import Collection
 from services.kit.errors import EtagMismatch, NotFound, RecordNotFound, SightlineError
@@ -37,11 +37,19 @@ async def empty(context: WorkerContext, name: str) -> None:
     async with leased(context.table, name, context.holder, context.clock, context.settings.batch_lease) as guard:
         record = guard.record
         count = await delete_prefix(context.blobs, record.prefix)
-        if not record.outputs:
-            for file_name in NAMES:
-                await context.blobs.delete(record.output + file_name)
+        await discard_results(context.blobs, record)
         await guard.write(lambda now: now.without_blobs(context.clock.now()))
     _log.info("batch_prediction_emptied", blobs=count)
+
+
+async def discard_results(blobs: Blobs, record: BatchRecord) -> None:
+    """Removes the results that an attempt may have begun to write; none of one that has ended, whose are its caller's.
+
+    The caller has its lease. After its end, another batch prediction may write to the same prefix.
+    """
+    if record.plan and record.end_time is None:
+        for file_name in NAMES:
+            await blobs.delete(record.output + file_name)
 
 
 async def clean(context: WorkerContext, name: str, uid: str) -> None:

@@ -75,6 +75,20 @@ def test_a_grey_image_or_a_grey_end_is_no_damage() -> None:
         assert (reading.notes, reading.data) == ((), data)
 
 
+@pytest.mark.parametrize("progressive", [False, True], ids=["baseline", "progressive"])
+@pytest.mark.parametrize("size", [(157, 161), (2001, 2000), (1999, 1501), (4031, 3023)], ids=str)
+def test_a_grey_end_is_no_damage_at_any_scale(size: tuple[int, int], *, progressive: bool) -> None:
+    width, height = size
+    image = photo(width, height)
+    image.paste((128, 128, 128), (0, round(0.7 * height), width, height))
+    data = encoded(image, "JPEG", progressive=progressive)
+    cut = data[: data.index(b"\xff\xda") + 60] + b"\xff\xd9"
+    for at_least in (7, 448, 960):
+        assert read(data, at_least=at_least).notes == ()
+        with pytest.raises(InvalidImageFormat, match="is cut off"):
+            decode(cut, at_least=at_least)
+
+
 def test_a_progressive_jpeg_may_lack_what_refines_it() -> None:
     data = encoded(NOISE, "JPEG", progressive=True, quality=90)
     scans = [place for place in range(len(data)) if data.startswith(b"\xff\xda", place)]

@@ -15,8 +15,8 @@ from PIL import Image
 
 from services.kit.errors import ModelNotFound, SightlineError
 from services.kit.memory import MemoryBlobs
-from services.predictor.cache import Loaded
 from services.predictor.domain import Bundle, ModelInfo, ModelState
+from services.predictor.loaded import Loaded
 from services.vision import bundle as bundles
 from services.vision.backbones import build
 from services.vision.card import (

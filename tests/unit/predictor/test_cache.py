@@ -213,6 +213,93 @@ async def test_a_kept_model_whose_new_bundle_cannot_be_loaded_can_still_be_unloa
         case.cache.unload("a")
 
 
+async def test_a_new_bundle_that_cannot_be_loaded_leaves_the_old_one_and_is_tried_when_it_is_named_or_swept():
+    case, new = Case(a=40), Bundle("a", "v2", "")
+
+    async def version(*, or_earlier: bool = True) -> str:
+        async with case.cache.use(new, or_earlier=or_earlier) as entry:
+            return entry.bundle.version
+
+    await case.touch("a")
+    case.source.error = Unavailable(what="The store", problem="gone")
+    assert [await version() for _ in range(3)] == ["v1"] * 3
+    assert len(case.source.loads) == 2, "tried once"
+    assert case.cache.lacks(new)
+    with pytest.raises(Unavailable):
+        await version(or_earlier=False)
+    case.source.gate.clear()
+    again = asyncio.create_task(version(or_earlier=False))
+    await settle()
+    assert await version() == "v1", "others do not wait for another attempt"
+    assert [model.version for model in case.cache.loaded()] == ["v1"]
+    case.source.error = None
+    case.source.gate.set()
+    assert (await again, await version()) == ("v2", "v2")
+    assert (case.used_bytes, case.source.discarded, case.cache.lacks(new)) == (40, [Path("a-v1")], False)
+    assert case.telemetry.value(metrics.CACHE_EVICTIONS, reason="replaced") == 1
+
+
+async def test_a_new_bundle_that_is_too_large_leaves_a_kept_model_as_it_is():
+    case = Case(a=60)
+    await case.keep("a")
+    case.source.sizes["a"] = 101
+    async with case.cache.use(Bundle("a", "v2", ""), or_earlier=True) as entry:
+        assert entry.bundle.version == "v1"
+    assert (case.used_bytes, case.source.discarded) == (60, [])
+    case.cache.unload("a")
+    assert (case.used_bytes, case.source.discarded) == (0, [Path("a-v1")])
+
+
+async def test_a_bundle_that_is_being_replaced_makes_room_for_others():
+    case = Case(a=40, b=60)
+    await case.touch("a")
+    case.source.gate.clear()
+    uses = [asyncio.create_task(use) for use in (case.touch("a", "v2"), case.touch("b"))]
+    await settle()
+    assert case.source.discarded == [Path("a-v1")]
+    case.source.gate.set()
+    await asyncio.gather(*uses)
+    assert sorted(case.cache.names()) == ["a", "b"]
+    assert case.used_bytes == 100
+
+
+async def test_a_model_that_is_deleted_while_a_new_bundle_loads_answers_with_neither():
+    case = Case(a=40)
+    await case.touch("a")
+    case.source.gate.clear()
+    new = asyncio.create_task(case.touch("a", "v2"))
+    await settle()
+    case.cache.discard("a")
+    case.source.error = Unavailable(what="The store", problem="gone")
+    case.source.gate.set()
+    with pytest.raises(Unavailable):
+        await new
+    assert (case.cache.names(), case.used_bytes, case.source.discarded) == ([], 0, [Path("a-v1")])
+
+
+async def test_of_a_deleted_model_nothing_answers_for_a_later_one_of_the_name():
+    case = Case(a=40)
+    async with case.cache.use(Bundle("a", "v1", "s3://b/models/a/x/trials/t/1/bundle/")):
+        pass
+    case.source.error = Unavailable(what="The store", problem="gone")
+    with pytest.raises(Unavailable):
+        async with case.cache.use(Bundle("a", "v2", "s3://b/models/a/y/trials/t/1/bundle/"), or_earlier=True):
+            pass
+    assert case.cache.names() == []
+
+
+async def test_the_last_of_several_new_bundles_replaces_the_one_that_is_loaded():
+    case = Case(a=30)
+    await case.touch("a")
+    case.source.gate.clear()
+    uses = [asyncio.create_task(case.touch("a", version)) for version in ("v2", "v3")]
+    await settle()
+    case.source.gate.set()
+    await asyncio.gather(*uses)
+    assert [model.version for model in case.cache.loaded()] == ["v3"]
+    assert (case.used_bytes, sorted(case.source.discarded)) == (30, [Path("a-v1"), Path("a-v2")])
+
+
 async def test_a_new_bundle_replaces_the_old_one_and_waits_for_its_last_user():
     case = Case(a=60)
     async with case.cache.use(Bundle("a", "v1", "")) as old:

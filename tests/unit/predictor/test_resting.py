@@ -8,8 +8,9 @@ import numpy as np
 
 from services.kit.clock import ManualClock
 from services.kit.telemetry import MemoryTelemetry
-from services.predictor.cache import Loaded, ModelCache
+from services.predictor.cache import ModelCache
 from services.predictor.domain import Bundle, ModelRunner
+from services.predictor.loaded import Loaded
 from services.predictor.resting import rest_unused
 from services.vision.graph_models import Resting
 

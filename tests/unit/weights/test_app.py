@@ -74,13 +74,26 @@ async def test_a_pack_keeps_its_description_when_it_is_added_elsewhere(shelf: Sh
 async def test_another_tag_of_timm_s_brings_its_own_colours(shelf: Shelf, tmp_path: Path) -> None:
     state = timm.create_model("efficientnet_lite0", pretrained=False).state_dict()
     safetensors.torch.save_file(state, tmp_path / "lite.safetensors")
-    await app.add(shelf, tmp_path / "lite.safetensors", "efficientnet_lite0.ra_in1k")
+    await app.add(shelf, tmp_path / "lite.safetensors", "efficientnet_lite0.ra_in1k", source="https://example.org/w")
     pack = read_pack(await shelf.fetch("efficientnet_lite0", _made(tmp_path / "copy")))
     assert pack is not None
     assert pack.mean != BACKBONES["efficientnet_lite0"].rule.mean
-    assert (pack.id, pack.licence) == ("efficientnet_lite0.ra_in1k", "Apache-2.0")
+    named = "efficientnet_lite0.ra_in1k", "Apache-2.0", "https://example.org/w"
+    assert (pack.id, pack.licence, pack.source) == named
     with pytest.raises(InvalidRequest, match="timm has no weights"):
         await app.add(shelf, tmp_path / "lite.safetensors", "efficientnet_lite0.nobody")
+
+
+@pytest.mark.parametrize("network", [SMALLEST, SMALLEST.partition(".")[0]])
+async def test_a_network_s_own_weights_are_described_as_the_catalogue_does_with_or_without_the_tag(
+    network: str, shelf: Shelf, tmp_path: Path
+) -> None:
+    state = timm.create_model(SMALLEST, pretrained=False).state_dict()
+    safetensors.torch.save_file(state, tmp_path / "mine.safetensors")
+    await app.add(shelf, tmp_path / "mine.safetensors", network, source="https://example.org/w")
+    pack = read_pack(await shelf.fetch(SMALLEST, _made(tmp_path / "copy")))
+    assert pack is not None
+    assert (pack.id, pack.source) == (SMALLEST, "https://example.org/w")
 
 
 @pytest.mark.parametrize("fault", ["missing", "unknown", "misshapen", "text", "empty", "html"])

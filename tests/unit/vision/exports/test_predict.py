@@ -92,7 +92,10 @@ def test_answers_are_compared_by_category_score_and_box() -> None:
     assert predict.difference(of_objects(("a", 0.5, 10)), of_objects(("a", 0.5, 11)), 0.1) == 0
     assert predict.difference(of_objects(("a", 0.10005, 10)), of_objects(), 0.1) == 0, "at the threshold"
     assert predict.difference(of_objects(), of_objects(("a", 0.10005, 10)), 0.1) == 0
+    full = {f"t{number}": 0.5 for number in range(predict.MOST - 1)}
+    assert predict.difference(an_answer(**full, a=0.2), an_answer(**full, b=0.20005), 0.1) == 0, "at the last place"
     for theirs, ours in (
+        (an_answer(**full, a=0.21), an_answer(**full, b=0.2)),
         (an_answer(a=0.7), an_answer(b=0.7)),
         (of_objects(("a", 0.5, 10)), of_objects(("a", 0.5, 12))),
         (of_objects(("a", 0.5, 10)), of_objects(("b", 0.5, 10))),
