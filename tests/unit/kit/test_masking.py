@@ -27,7 +27,7 @@ def test_no_error_finding_or_line_of_the_log_has_it(text: str) -> None:
     assert SECRET not in without_credentials(text)
     error = InvalidName(field="name", value=text, expected="models/{model}")
     assert SECRET not in error.message + str(error.metadata)
-    assert SECRET not in str(make("imageMissing", text, 1, uri=text, near=""))
+    assert SECRET not in str(make("imageMissing", text, 1, uri=text, similar=""))
     with captured_log() as stream:
         Log("services.test").warning("tried", problem=f"cannot read {text}")
     assert SECRET not in stream.getvalue()
