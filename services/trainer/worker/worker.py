@@ -42,7 +42,14 @@ from services.trainer.tally import AttemptResult
 from services.trainer.work import MAX_ATTEMPTS_WITHOUT_COMMIT, Work
 from services.trainer.worker.attempt import AnyAttempt, Attempt, CancelRequested
 from services.trainer.worker.bundle_folders import BundleFolders
-from services.trainer.worker.child_pool import SPARE_DELAY_SECONDS, ChildDied, ChildHung, ChildPool, DeviceUnusable
+from services.trainer.worker.child_pool import (
+    SPARE_DELAY_SECONDS,
+    ChildDied,
+    ChildHung,
+    ChildNotStarted,
+    ChildPool,
+    DeviceUnusable,
+)
 from services.trainer.worker.probing import probe_task
 from services.trainer.worker.supervision import Stopped, Supervision
 from services.trainer.worker.workspace import Workspace
@@ -167,6 +174,9 @@ class Worker:
         except Unavailable:
             await self._release(attempt)
             raise  # the job is delivered again
+        except ChildNotStarted as error:
+            await self._release(attempt)
+            raise Unavailable(what="the training process", problem=str(error)) from error
         except DeviceUnusable as error:
             await self._release(attempt)
             self._pool.unusable = error

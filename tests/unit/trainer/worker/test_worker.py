@@ -49,7 +49,14 @@ from services.trainer.used_weights import UsedWeights
 from services.trainer.work import MAX_ATTEMPTS_WITHOUT_COMMIT, Work, WorkState
 from services.trainer.worker import supervision
 from services.trainer.worker.attempt import Attempt
-from services.trainer.worker.child_pool import Child, ChildDied, ChildHung, ChildPool, DeviceUnusable
+from services.trainer.worker.child_pool import (
+    Child,
+    ChildDied,
+    ChildHung,
+    ChildNotStarted,
+    ChildPool,
+    DeviceUnusable,
+)
 from services.trainer.worker.worker import Worker
 from services.trainer.worker.workspace import Workspace
 from services.vision.card import ModelKind, WeightsSource
@@ -835,6 +842,22 @@ async def test_a_worker_whose_device_fails_gives_its_work_back_and_takes_no_more
     work = (await at.trial()).work
     assert (work.state, work.attempt, work.attempts_without_commit) == (WorkState.QUEUED, 1, 0)
     assert work.is_due(FastClock().now())
+
+
+async def test_a_worker_whose_children_do_not_start_gives_its_work_back_however_often(at: World) -> None:
+    class BrokenPool(FakePool):
+        async def take(self) -> Child:
+            raise ChildNotStarted("the training process did not start; it ended with status 1")
+
+    await at.begin()
+    worker = at.worker(pool=BrokenPool(never_ends))
+    for _ in range(2 * MAX_ATTEMPTS_WITHOUT_COMMIT):
+        with pytest.raises(Unavailable, match="status 1"):
+            await worker.handle(T0)
+    work = (await at.trial()).work
+    assert (work.state, work.attempts_without_commit) == (WorkState.QUEUED, 0)
+    await at.worker(succeeds, name="w2").handle(T0)
+    assert (await at.trial()).work.state is WorkState.SUCCEEDED
 
 
 async def hangs_after_a_checkpoint(task: Task) -> AsyncGenerator[Message]:
