@@ -228,7 +228,7 @@ class Worker:
                 await self._workspace.fetch_weights(self._networks(record, child.ready))
             if isinstance(record, Trial):
                 await self._workspace.features(record.training).fetch(record.recipe, device)
-            here = structs.replace(task, device=device, allowance=attempt.allowance)
+            here = structs.replace(task, device=device, allowance=attempt.allowance, charge=attempt.charge)
             result = await supervision.run(child, here)
             if isinstance(here, TrainTask) and supervision.batch_size_limit:
                 self._fits[_memory(here.recipe)] = supervision.batch_size_limit

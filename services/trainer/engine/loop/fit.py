@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from torch import Tensor
 
-from services.kit.errors import Diverged, NotEnoughBudget
+from services.kit.errors import Diverged
 from services.trainer.engine.data import Indices
 from services.trainer.engine.loop import checkpoint as checkpoints
 from services.trainer.engine.loop.checkpoint import Candidate, Plan, Position, State
@@ -236,13 +236,8 @@ def _planned(training: Training) -> Plan:
     epochs = min(wanted, left / epoch_seconds)
     if epochs < min(recipe.min_epochs, wanted):
         minimum = (meter.used() + ending + recipe.min_epochs * epoch_seconds) / PLANNED_SHARE
-        raise NotEnoughBudget(
-            budget_seconds=round(meter.allowance_seconds, 1),
-            dataset=training.images.dataset,
-            image_count=len(training.images.samples),
-            minimum_seconds=round(minimum, 1),
-            suggested_seconds=round(minimum + recipe.max_epochs * epoch_seconds, 1),
-        )
+        suggested = minimum + recipe.max_epochs * epoch_seconds
+        raise meter.not_enough(training.images.dataset, len(training.images.samples), minimum, suggested)
     return Plan(
         total_steps=max(1, int(epochs * per_epoch)),
         steps_per_epoch=per_epoch,

@@ -687,6 +687,19 @@ async def test_a_slower_device_is_charged_by_its_factor(at: World) -> None:
     assert (await at.trial()).work.charged.total_seconds() == 0.002
 
 
+@pytest.mark.parametrize(("factor", "devices", "charge"), [(1.0, 1, 1.0), (4.0, 1, 4.0), (0.5, 8, 4.0)])
+async def test_a_child_knows_what_its_time_is_charged_as(at: World, factor: float, devices: int, charge: float) -> None:
+    tasks: list[Task] = []
+
+    async def notes(task: Task) -> AsyncGenerator[Message]:
+        tasks.append(task)
+        yield outcome(task, 0.001)
+
+    await at.begin(allowance=60.0)
+    await at.worker(pool=FakePool(notes, devices=devices), device_factor=factor).handle(T0)
+    assert [(task.charge, task.allowance.total_seconds()) for task in tasks] == [(charge, 60.0 / charge)]
+
+
 async def test_a_trial_whose_child_dies_resumes_from_its_checkpoint(at: World) -> None:
     async def dies_after_a_checkpoint(task: Task) -> AsyncGenerator[Message]:
         yield checkpoint(task, 1, 0.002)

@@ -258,9 +258,10 @@ def test_a_training_ends_before_its_allowance(snapshot, monkeypatch, slower_from
 
 
 def test_an_allowance_that_cannot_suffice_is_refused_with_a_minimum(snapshot):
-    failed = _failed(task_for(snapshot, detector_recipe(), allowance=timedelta(seconds=0.02)))
+    failed = _failed(task_for(snapshot, detector_recipe(), allowance=timedelta(seconds=0.02), charge=20.0))
     assert failed.failure.reason == "notEnoughBudget"
-    assert float(failed.failure.metadata["minimum_seconds"]) > 0.02
+    assert float(failed.failure.metadata["minimum_seconds"]) > 0.4
+    assert failed.failure.metadata["budget_seconds"] == "0.4", "as the budget counts it"
 
 
 def test_a_refit_trains_on_every_image_and_says_that_it_is_unmeasured(snapshot, monkeypatch):
