@@ -327,7 +327,7 @@ class Worker:
 
 def _memory(recipe: Recipe) -> tuple[object, ...]:
     """What decides how many images fit into the device's memory."""
-    return recipe.kind, recipe.backbones, recipe.resolution, recipe.depth, recipe.multi_scale
+    return recipe.kind, recipe.backbones, recipe.resolution, recipe.depth
 
 
 def _batch_size_limit(failures: int) -> int:

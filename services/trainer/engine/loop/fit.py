@@ -104,7 +104,7 @@ def _timed_step(training: Training, plan: Plan, batches: Iterator[Batch]) -> flo
     began = meter.used()
     inputs, truths = next(batches)
     loss = step(training, inputs, truths, position.step)
-    training.pace.stepped((meter.used() - began) / training.vision_task.effort(inputs))
+    training.pace.stepped(meter.used() - began)
     return loss
 
 
@@ -170,7 +170,7 @@ def _requests(training: Training, plan: Plan, first: int) -> list[BatchRequest]:
     size, every = training.batch_size, plan.steps_per_epoch
     for epoch in range(first // every, -(-plan.total_steps // every)):
         order = _order(training, epoch)
-        requests.extend(BatchRequest(epoch * every + i, epoch, order[i * size : (i + 1) * size]) for i in range(every))
+        requests.extend(BatchRequest(epoch, order[i * size : (i + 1) * size]) for i in range(every))
     return requests[first % every :]
 
 
@@ -212,15 +212,15 @@ def _step_seconds(training: Training, numerics: Numerics) -> float:
 
 
 def _probes(training: Training) -> Iterator[float]:
-    """Steps on a copy of the network, which becomes the training's; yields the seconds of each, of average effort."""
+    """Steps on a copy of the network, which becomes the training's; yields the seconds of each."""
     network = copy.deepcopy(training.state.network)
     training.state = State(network, training.state.average, optimizer(network, training.task), Position())
     rows = _order(training, 0)[: training.batch_size]
-    probes = [BatchRequest(number, 0, rows) for number in range(PROBES)]
+    probes = [BatchRequest(0, rows)] * PROBES
     for number, (inputs, truths) in enumerate(training.together.batches(probes)):
         began = training.pace.meter.used()
         step(training, inputs, truths, number)
-        yield (training.pace.meter.used() - began) / training.vision_task.effort(inputs)
+        yield training.pace.meter.used() - began
 
 
 def _planned(training: Training) -> Plan:
