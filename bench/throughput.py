@@ -63,7 +63,7 @@ def bare_pace(task: TrainTask, start: Starter, steps: int, numerics: Numerics) -
     training.compute_in(numerics)
     vision_task, network, optimizer = training.vision_task, training.state.network, training.state.optimizer
     rows, size = training.partition.other_folds, training.batch_size
-    requests = [BatchRequest(number, 0, np.roll(rows, -number * size)[:size]) for number in range(READY_BATCHES)]
+    requests = [BatchRequest(0, np.roll(rows, -number * size)[:size]) for number in range(READY_BATCHES)]
     ready: Iterator[Batch] = itertools.cycle(list(vision_task.batches(requests)))
     vision_task.start_training(network)
     began = 0.0

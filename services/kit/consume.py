@@ -90,8 +90,11 @@ async def consume(
     stop: asyncio.Event,
     concurrency: int = 1,
     grace: timedelta = timedelta(seconds=20),
+    ready: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
     """Handles jobs, `concurrency` at a time, until `stop` is set; then gives running handlers `grace` to finish.
+
+    Each fetch waits for `ready`, so that a process that cannot work leaves jobs to others; what it raises ends this.
 
     A job is acked when its handler returns or raises Conflict: then another worker holds the record's lease, and a
     reconciler publishes the job again if that worker dies. A job is delivered again at once when its handler raises
@@ -102,7 +105,7 @@ async def consume(
     Each delivery is a span in the trace that the job carries; a repeated one is also linked to the job's publication,
     from which it may be days away.
     """
-    worker = _Worker(queue, job, clock, telemetry, stop, grace)
+    worker = _Worker(queue, job, clock, telemetry, stop, grace, ready)
     async with asyncio.TaskGroup() as group:
         for number in range(concurrency):
             group.create_task(worker.run(), name=f"{job.kind} jobs {number}")
@@ -116,9 +119,12 @@ class _Worker:
     telemetry: Telemetry
     stop: asyncio.Event
     grace: timedelta
+    ready: Callable[[], Awaitable[None]] | None
 
     async def run(self) -> None:
         while not self.stop.is_set():
+            if self.ready:
+                await self.ready()
             if delivery := await self.queue.fetch(self.job.kind, _FETCH_WAIT):
                 with self._span(delivery) as span:
                     result = await self._settle(delivery)

@@ -2,7 +2,7 @@
 
     SightlineError
     ├── InvalidArgument (INVALID_ARGUMENT)
-    │   ├── InvalidRequest, InvalidName, InvalidPageToken, UnreadableUri (UnwritableUri)
+    │   ├── InvalidRequest (RecordTooLarge), InvalidName, InvalidPageToken, UnreadableUri (UnwritableUri)
     │   ├── DatasetInvalidAnnotationUri, IncorrectModelKind, DatasetAnnotationsInvalid, DatasetEmpty
     │   ├── CategoriesUnknown
     │   └── InvalidImage: InvalidImageFormat, InvalidImageSize
@@ -127,6 +127,12 @@ class InvalidRequest(InvalidArgument):
 
     reason = "InvalidRequest"
     template = "{field}: {problem}"
+
+
+class RecordTooLarge(InvalidRequest):
+    """What was to be written does not fit into a record, and never will."""
+
+    template = "The record of {field} would have {size:byte|bytes}, but has room for {limit}: shorten names and texts."
 
 
 class InvalidName(InvalidArgument):

@@ -9,7 +9,7 @@ from services.kit import codec, unknown_fields
 from services.kit.errors import (
     Conflict,
     EtagMismatch,
-    InvalidRequest,
+    RecordTooLarge,
     RecordUnusable,
 )
 
@@ -113,7 +113,9 @@ def decoded(record: Record, type_: type[T]) -> Versioned[T]:
 
 
 class Table(Generic[T]):
-    """Resources of one type: typed reads, and compare-and-set writes. RecordUnusable if one cannot be read.
+    """Resources of one type: typed reads, and compare-and-set writes.
+
+    RecordUnusable if one cannot be read, RecordTooLarge if one that is to be written has more than MAX_RECORD_BYTES.
 
     What a newer release has added to a record stays in it; see `unknown_fields`.
     """
@@ -128,7 +130,7 @@ class Table(Generic[T]):
         if replaced:
             data = unknown_fields.kept(data, codec.encode(replaced.value), replaced.stored)
         if len(data) > MAX_RECORD_BYTES:
-            raise InvalidRequest(field=name, problem=f"{len(data)} bytes are more than a record's {MAX_RECORD_BYTES}")
+            raise RecordTooLarge(field=name, size=len(data), limit=MAX_RECORD_BYTES)
         return data
 
     async def get(self, name: str) -> Versioned[T]:

@@ -7,7 +7,7 @@
 import asyncio
 import sys
 import tempfile
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from services.kit import consume
 from services.kit.clock import SystemClock
 from services.kit.folders import try_writing
 from services.kit.jobs import handler as handler_of
+from services.kit.log import Log
 from services.kit.settings import load, refuse_exposure
 from services.kit.tasks import alongside
 from services.kit.telemetry import MemoryTelemetry, Telemetry
@@ -45,7 +46,7 @@ from services.trainer.settings import TrainerSettings
 from services.trainer.sign_models import sign_models
 from services.trainer.store import Store
 from services.trainer.waiting import Waits
-from services.trainer.worker.child_pool import COMMAND, ChildDied, ChildPool
+from services.trainer.worker.child_pool import COMMAND, ChildNotStarted, ChildPool
 from services.trainer.worker.run_one import RunOne
 from services.trainer.worker.worker import Worker
 from services.trainer.worker.workspace import Workspace, cleared
@@ -64,6 +65,9 @@ from sightline.v1.project_service_pb2_grpc import add_ProjectServiceServicer_to_
 
 USAGE = "usage: python -m services.trainer api | worker [--once] | sign | --settings"
 STOP_GRACE = timedelta(seconds=45)  # longer than a worker takes to give its work back
+RESTART_SECONDS = 10.0  # after a child that did not start
+
+_log = Log(__name__)
 
 
 def main() -> None:
@@ -173,9 +177,17 @@ async def work(settings: TrainerSettings, stop: asyncio.Event, *, once: bool = F
         only = RunOne(worker.handle, stop, clock, settings.once_seconds)
         handler = handler_of(only.handle if once else worker.handle)
         job = consume.Job(jobs.KIND, handler, handler)
-        await _until_ready(pool, settings, telemetry, stop)
+        patient = not once and settings.device != "cuda"  # without a GPU, the driver may be broken
+
+        async def ready() -> None:
+            if pool.failed:
+                await until_ready(pool, telemetry, stop, patient=patient)
+
+        await until_ready(pool, telemetry, stop, patient=patient)
         async with alongside(**({"once": only.watch()} if once else {})):
-            await consume.consume(queue, job, clock=clock, telemetry=telemetry, stop=stop, grace=STOP_GRACE)
+            await consume.consume(
+                queue, job, clock=clock, telemetry=telemetry, stop=stop, grace=STOP_GRACE, ready=ready
+            )
         if pool.unusable:
             raise pool.unusable
 
@@ -189,20 +201,26 @@ def _limits(settings: TrainerSettings, root: Path) -> list[str]:
     return [*limits, str(root.absolute()), *(str(folder.absolute()) for folder in readable if folder)]
 
 
-async def _until_ready(pool: ChildPool, settings: TrainerSettings, telemetry: Telemetry, stop: asyncio.Event) -> None:
-    """Returns once a child can take a task, so that a worker without its device takes no work; DeviceUnusable.
+async def until_ready(pool: ChildPool, telemetry: Telemetry, stop: asyncio.Event, *, patient: bool) -> None:
+    """Returns once a child can take a task, or at the stop: a worker without one takes no work. DeviceUnusable.
 
-    If a child dies, the worker goes on, and the first task tries again; but if a GPU is required, the driver may be
-    broken: ChildDied.
+    If a child does not start, the patient start another a little later; others raise ChildNotStarted.
     """
-    try:
-        child = await pool.ready(stop)
-    except ChildDied:
-        if settings.device == "cuda":
-            raise
-        return
-    if child:
-        telemetry.set(metrics.WORKER_READY, 1)
+    while not stop.is_set():
+        try:
+            child = await pool.ready(stop)
+        except ChildNotStarted as error:
+            telemetry.set(metrics.WORKER_READY, 0)
+            if not patient:
+                raise
+            _log.error("child_not_started", problem=str(error))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(RESTART_SECONDS):
+                    await stop.wait()
+        else:
+            if child:
+                telemetry.set(metrics.WORKER_READY, 1)
+            return
 
 
 if __name__ == "__main__":

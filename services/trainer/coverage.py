@@ -69,12 +69,16 @@ def findings(dataset: str, coverage: Coverage, unreadable: Sequence[str]) -> tup
 
 
 def alike_warnings(categories: Iterable[str]) -> tuple[str, ...]:
-    """A warning for categories that differ only in case, spaces, hyphens or Unicode form."""
-    return tuple(
+    """Warnings of categories that differ only in case, spaces, hyphens or Unicode form: of the first such groups."""
+    groups = alike(categories)
+    warnings = tuple(
         f"The categories {_listed([_quoted(name) for name in group])} differ only in case, spaces, hyphens or "
         "Unicode form, but the model treats them as different. Merge them in the annotation file if they mean the same."
-        for group in alike(categories)
+        for group in groups[:NAMED]
     )
+    if (more := len(groups) - NAMED) > 0:
+        warnings += (f"The same is true of {counted(more, 'more group')} of categories.",)
+    return warnings
 
 
 def in_record(coverage: Coverage) -> Coverage:

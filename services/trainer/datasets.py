@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from services.kit import names
+from services.kit import codec, names
 from services.kit.errors import (
     DatasetAnnotationsInvalid,
     DatasetEmpty,
@@ -15,6 +15,7 @@ from services.vision.card import ModelKind
 from services.vision.snapshot import MIN_IMAGES_PER_CATEGORY, AnnotationKind
 from sightline.plurals import counted, listed
 
+MAX_NAMES_KIB = 192  # of all categories of a model, whose record has them: the rest of it needs less than 64 KiB
 ANNOTATION_KIND = {
     ModelKind.GENERIC_CLASSIFIER: AnnotationKind.IMAGE_CLASSIFICATION,
     ModelKind.GENERIC_DETECTOR: AnnotationKind.OBJECT_DETECTION,
@@ -120,6 +121,14 @@ def check_training_dataset(dataset: Dataset, kind: ModelKind) -> None:
     if len(dataset.categories) < minimum:
         have = counted(len(dataset.categories), "category", "categories")
         problem = f"it has {have}; a {kind} needs at least {minimum}."
+        raise DatasetAnnotationsInvalid(file=dataset.name, problem=problem)
+    size = len(codec.encode(dataset.category_names))
+    if size > MAX_NAMES_KIB * 1024:
+        have = counted(len(dataset.categories), "category", "categories")
+        problem = (
+            f"the names of its {have} take {-(-size // 1024)} KiB together, and a model has room for "
+            f"{MAX_NAMES_KIB} KiB; shorten them, or leave categories out."
+        )
         raise DatasetAnnotationsInvalid(file=dataset.name, problem=problem)
     poor = [name for name, count, _ in dataset.categories if count < MIN_IMAGES_PER_CATEGORY]
     if poor:

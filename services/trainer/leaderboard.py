@@ -69,7 +69,7 @@ class Leaderboard:
         if error == float("inf"):
             return f"cannot be compared: both predicted only {counted(count, 'image')}"
         detects = trial.recipe.kind is ModelKind.GENERIC_DETECTOR
-        size = f"{abs(gain):.3f} ± {error:.3f} {'mAP at IoU 0.50' if detects else 'log loss'}"
+        size = f"{abs(gain):.3f} ± {error:.3f} {'mean mAP at IoU 0.50 and 0.75' if detects else 'log loss'}"
         which = (
             f"{'worse' if gain < 0 else 'better'} by {size} than {_id(reference)} on the same {counted(count, 'image')}"
         )

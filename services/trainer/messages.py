@@ -51,6 +51,7 @@ class TrainTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     device: str = "cpu"  # as the child's Ready names it
     batch_size_limit: int = 0  # maximum images per micro-batch, to save memory; 0: no limit
     frugal: bool = False  # earlier attempts may have used up the machine's memory
+    charge: float = 1.0  # seconds of the budget for one second of the allowance
     thresholds: dict[str, float] = {}  # by category, of the trial that a refit repeats; a refit cannot measure its own
 
 
@@ -63,6 +64,7 @@ class EvaluateTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     directory: str
     output_directory: str
     allowance: timedelta = timedelta.max
+    charge: float = 1.0
     threads: int = 1
     device: str = "cpu"
 
@@ -84,6 +86,7 @@ class ProbeTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     installed_weights: bool = False
     download_weights: bool = False
     allowance: timedelta = timedelta.max
+    charge: float = 1.0
     seed: int = 0
     threads: int = 1
     device: str = "cpu"
@@ -102,6 +105,7 @@ class ExportTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     format: ExportFormat
     output_directory: str
     allowance: timedelta = timedelta.max
+    charge: float = 1.0
     threads: int = 1
     device: str = "cpu"  # as the child's Ready names it; the work is done on the CPU
 

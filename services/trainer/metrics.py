@@ -170,7 +170,7 @@ DEVICE = Metric(
 WORKER_READY = Metric(
     "sightline_trainer_worker_ready",
     MetricKind.GAUGE,
-    "1 once a training process has started on the worker's device; 0 until then.",
+    "1 once a training process has started on the worker's device; 0 until then, and when the last one did not start.",
 )
 
 # Values of `project` are bounded by `labels.MAX_NAMED`.

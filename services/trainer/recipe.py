@@ -51,7 +51,6 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
 
     names: bool = True  # heads may start from the names of the categories, if a network has its text tower
     linear_head: bool = True  # start from the head that rung 0 would fit on the training folds (LP-FT)
-    multi_scale: float = 0.0  # detectors: each step draws its input side from resolution x (1 - this .. 1 + this)
     max_prediction_seconds: float | None = None  # seconds; networks in the place of missing ones keep to it
     stored_maps: bool = False  # train the last stages on stored outputs of those before: each fold, then all images
     refit: bool = False  # train on the first fold too, with settings that a trial has validated
@@ -89,5 +88,4 @@ class BoxStatistics(msgspec.Struct, frozen=True, kw_only=True):
     count: int
     fewest: int  # in the category with the fewest
     small_size: float  # the median box's, in the category with the smallest boxes
-    median_size: float
     longer_side: int  # of the median image, in pixels as stored

@@ -43,10 +43,6 @@ class Canvas:
     height: int
     side: int
 
-    def scaled(self, factor: float) -> "Canvas":
-        """The canvas of one batch in multi-scale training."""
-        return Canvas(padded_side(self.width * factor), padded_side(self.height * factor), round(self.side * factor))
-
 
 @dataclass(frozen=True, slots=True)
 class Variation:

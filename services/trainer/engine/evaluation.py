@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from services.kit.errors import InvalidImage, NotEnoughBudget
+from services.kit.errors import InvalidImage
 from services.trainer.coverage import findings
 from services.trainer.engine.data import Images, Indices
 from services.trainer.engine.prefetch import prefetched
@@ -83,13 +83,7 @@ def _require_time(session: Session, images: Images, done: float) -> None:
     meter = session.meter
     needed = meter.used() / done
     if needed > meter.allowance_seconds and meter.used() > EARLY * meter.allowance_seconds:
-        raise NotEnoughBudget(
-            budget_seconds=round(meter.allowance_seconds, 1),
-            dataset=images.dataset,
-            image_count=len(images.samples),
-            minimum_seconds=round(needed, 1),
-            suggested_seconds=round(2 * needed, 1),
-        )
+        raise meter.not_enough(images.dataset, len(images.samples), needed, 2 * needed)
 
 
 def evaluation_result(

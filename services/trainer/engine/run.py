@@ -56,9 +56,8 @@ def run(
 
     Raises GroupBroken if another process of the group dies, and what torch raises if the device fails.
     """
-    session = Session(
-        Meter(task.allowance), send, signals, ALONE if isinstance(task, ProbeTask | ExportTask) else group
-    )
+    meter = Meter(task.allowance, charge=task.charge)
+    session = Session(meter, send, signals, ALONE if isinstance(task, ProbeTask | ExportTask) else group)
     task = with_share_of_threads(task, group)
     torch.set_num_threads(task.threads)
     try:

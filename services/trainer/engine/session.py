@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 
+from services.kit.errors import NotEnoughBudget
 from services.trainer.engine.group import ALONE, Group
 from services.trainer.feature_blocks import FeatureUse
 from services.trainer.messages import CheckpointDone, Message, Progress, SaveNow, Signal
@@ -17,7 +18,9 @@ HANDOVER_SHARE = 0.05  # of the allowance; HANDOVER_SECONDS does not exceed it
 class Meter:
     """Time since the task arrived, against its allowance: floats of seconds to plan with, `elapsed` to charge."""
 
-    def __init__(self, allowance: timedelta, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, allowance: timedelta, clock: Callable[[], float] = time.monotonic, charge: float = 1.0) -> None:
+        """`charge` is how many seconds are charged for each."""
+        self._charge = charge
         self._clock = clock
         self._start = clock()
         self.allowance_seconds = allowance.total_seconds()
@@ -34,6 +37,19 @@ class Meter:
         """Seconds until the last message should be sent, shortly before the allowance ends; may be negative."""
         handover = min(HANDOVER_SECONDS, HANDOVER_SHARE * self.allowance_seconds)
         return self.allowance_seconds - handover - self.used()
+
+    def not_enough(self, dataset: str, image_count: int, minimum: float, suggested: float) -> NotEnoughBudget:
+        """The error of a task that takes at least `minimum` seconds; it names what they are charged as."""
+        budget, minimum, suggested = (
+            round(seconds * self._charge, 1) for seconds in (self.allowance_seconds, minimum, suggested)
+        )
+        return NotEnoughBudget(
+            budget_seconds=budget,
+            dataset=dataset,
+            image_count=image_count,
+            minimum_seconds=minimum,
+            suggested_seconds=suggested,
+        )
 
 
 class Signals:

@@ -25,7 +25,7 @@ from services.vision.catalogue import suited
 from services.vision.timm_networks import DeviceClass
 
 SCORE = 0.5  # of a trial: what it reaches is not known
-USUAL_BOXES = BoxStatistics(count=0, fewest=0, small_size=0.2, median_size=0.3, longer_side=640)
+USUAL_BOXES = BoxStatistics(count=0, fewest=0, small_size=0.2, longer_side=640)
 
 
 @dataclass(frozen=True, slots=True)

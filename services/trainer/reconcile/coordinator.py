@@ -12,7 +12,7 @@ from functools import partial
 
 from services.kit.blobs import Blobs
 from services.kit.clock import Clock
-from services.kit.errors import Conflict, NotFound, RecordExists, SightlineError, Unavailable
+from services.kit.errors import Conflict, NotFound, RecordExists, RecordTooLarge, SightlineError, Unavailable
 from services.kit.log import Log, about
 from services.kit.queue import Queue
 from services.kit.tasks import repeat
@@ -138,7 +138,10 @@ class Coordinator:
             case ModelState.NOT_STARTED:
                 await self._start(model)
             case ModelState.TRAINING:
-                await self._train(model)
+                try:
+                    await self._train(model)
+                except RecordTooLarge as error:  # so would the next pass
+                    await self._move(model, [], ModelState.FAILED, error=error.failure())
             case ModelState.CANCELLING:
                 await self._cancel(model)
             case _:

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from services.kit.clock import Clock
 from services.kit.log import Log
 from services.kit.names import join
-from services.trainer.domain import Model, ModelState, Served, Trial, scored_trial
+from services.trainer.domain import Model, ModelState, Served, Trial, scored_trial, served_trial
 from services.trainer.planner.selection import Selection
 from services.trainer.planner.steps import StartTrial
 from services.trainer.recipe import HOLDOUT_FRACTION
@@ -54,7 +54,9 @@ class Search:
                 return present
             if present.served is not None and present.served.trial == served.trial:
                 return replace(present, served=served)
-            warnings = tuple(dict.fromkeys((*present.warnings, *(best.result.warnings if best.result else ()))))
+            gone = _warnings(served_trial(present, trials), trials)
+            kept = (warning for warning in present.warnings if warning not in gone)
+            warnings = tuple(dict.fromkeys((*kept, *_warnings(best, trials))))
             return replace(present, served=served, warnings=warnings, update_time=now)
 
         changed = (await self.store.models.change(model.name, decide)).value
@@ -121,6 +123,12 @@ class Search:
 
         await self.store.models.change(model.name, decide)
         return decided
+
+
+def _warnings(trial: Trial | None, trials: list[Trial]) -> list[str]:
+    """Those of the trial, after those of the one whose score counts for it."""
+    sources = (scored_trial(trial, trials), trial) if trial else ()
+    return [warning for one in sources if one.result for warning in one.result.warnings]
 
 
 def _served(best: Trial, trials: list[Trial], compared: int) -> Served:

@@ -74,6 +74,11 @@ class Attempt(LeaseGuard[R]):
         return self._factor_of_one * self.devices
 
     @property
+    def charge(self) -> float:
+        """How many seconds are charged for one second of all devices that work on it."""
+        return float(self._factor)
+
+    @property
     def allowance(self) -> timedelta:
         """What is left, as time on this worker's devices."""
         return scaled(self.record.work.remaining, 1 / self._factor)

@@ -41,6 +41,10 @@ class ChildDied(Exception):
     """The child ended, or sent an invalid message, before it delivered."""
 
 
+class ChildNotStarted(ChildDied):
+    """The child did not become ready, for which no task is to blame."""
+
+
 class ChildHung(ChildDied):
     """The child sent nothing for too long, and was ended."""
 
@@ -173,16 +177,24 @@ class ChildPool:
         self._device = ""  # of the first child
         self.unusable: DeviceUnusable | None = None  # once a child has reported it, or one cannot be killed
 
+    @property
+    def failed(self) -> bool:
+        """Whether the last child did not start."""
+        spare = self._spare
+        if spare is None or not spare.done() or spare.cancelled():
+            return False
+        return isinstance(spare.exception(), ChildNotStarted)
+
     def prepare(self, delay_seconds: float = 0.0) -> None:
         """Starts a spare after the delay, unless there is one; without `spares`, only if there is no delay."""
-        if self._spare is None and (self._spares or not delay_seconds):
+        if (self._spare is None or self.failed) and (self._spares or not delay_seconds):
             self._hurry = asyncio.Event()
             self._spare = asyncio.create_task(self._start(delay_seconds, self._hurry), name="spare child")
 
     async def ready(self, stop: asyncio.Event) -> Child | None:
         """The spare once it can take a task, without taking it; None if `stop` is set first.
 
-        ChildDied, DeviceUnusable.
+        ChildNotStarted, DeviceUnusable.
         """
         self.prepare()
         assert self._spare is not None, "prepare starts one"
@@ -194,19 +206,18 @@ class ChildPool:
     async def take(self) -> Child:
         """A child that is ready: the spare, or a new one if the spare has died.
 
-        ChildDied if none can be started; DeviceUnusable, which is permanent.
+        ChildNotStarted; DeviceUnusable, which is permanent.
         """
+        child = await self._take_spare()
+        return child if child.alive else await self._take_spare()
+
+    async def _take_spare(self) -> Child:
         self.prepare()
-        spare = self._spare
-        assert spare is not None, "prepare starts one"
+        assert self._spare is not None, "prepare starts one"
         self._hurry.set()
-        try:
-            child = await asyncio.shield(spare)  # if the taker is cancelled, the spare stays for the next
-        except ChildDied as error:
-            _log.warning("spare_child_died", problem=str(error))
-            child = None
+        child = await asyncio.shield(self._spare)  # if the taker is cancelled, the spare stays for the next
         self._spare = None
-        return child if child and child.alive else await self._start(0.0, self._hurry)
+        return child
 
     async def close(self) -> None:
         """Ends the spare."""
@@ -222,9 +233,12 @@ class ChildPool:
         with suppress(TimeoutError):
             async with asyncio.timeout(delay_seconds):
                 await hurry.wait()
-        process = await asyncio.create_subprocess_exec(
-            *self._command, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=self._environment
-        )
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self._command, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=self._environment
+            )
+        except OSError as error:
+            raise ChildNotStarted(f"the training process did not start: {error}") from error
         assert process.stdout is not None, "stdin, stdout and stderr are pipes"
         assert process.stderr is not None, "stdin, stdout and stderr are pipes"
         output = asyncio.create_task(_log_output(process.stderr), name="child output")
@@ -234,13 +248,13 @@ class ChildPool:
             if isinstance(ready, Unusable):
                 raise DeviceUnusable(ready.problem)
             if not isinstance(ready, Ready):
-                raise ChildDied(f"the training process began with {type(ready).__name__}")
+                raise ChildNotStarted(f"the training process began with {type(ready).__name__}")
             self._device = self._device or ready.device
             if ready.device != self._device:  # its trials were planned for that device's speed
                 raise DeviceUnusable(f"{self._device} was used until now, but {ready.problem or 'it has gone'}")
         except (EOFError, ValueError, TimeoutError) as error:
             status = await Child(process, output, NOT_READY).end()
-            raise ChildDied(f"the training process did not start; it ended with status {status}") from error
+            raise ChildNotStarted(f"the training process did not start; it ended with status {status}") from error
         except BaseException as error:
             if isinstance(error, DeviceUnusable):
                 self.unusable = error

@@ -42,7 +42,14 @@ from services.trainer.tally import AttemptResult
 from services.trainer.work import MAX_ATTEMPTS_WITHOUT_COMMIT, Work
 from services.trainer.worker.attempt import AnyAttempt, Attempt, CancelRequested
 from services.trainer.worker.bundle_folders import BundleFolders
-from services.trainer.worker.child_pool import SPARE_DELAY_SECONDS, ChildDied, ChildHung, ChildPool, DeviceUnusable
+from services.trainer.worker.child_pool import (
+    SPARE_DELAY_SECONDS,
+    ChildDied,
+    ChildHung,
+    ChildNotStarted,
+    ChildPool,
+    DeviceUnusable,
+)
 from services.trainer.worker.probing import probe_task
 from services.trainer.worker.supervision import Stopped, Supervision
 from services.trainer.worker.workspace import Workspace
@@ -167,6 +174,9 @@ class Worker:
         except Unavailable:
             await self._release(attempt)
             raise  # the job is delivered again
+        except ChildNotStarted as error:
+            await self._release(attempt)
+            raise Unavailable(what="the training process", problem=str(error)) from error
         except DeviceUnusable as error:
             await self._release(attempt)
             self._pool.unusable = error
@@ -218,7 +228,7 @@ class Worker:
                 await self._workspace.fetch_weights(self._networks(record, child.ready))
             if isinstance(record, Trial):
                 await self._workspace.features(record.training).fetch(record.recipe, device)
-            here = structs.replace(task, device=device, allowance=attempt.allowance)
+            here = structs.replace(task, device=device, allowance=attempt.allowance, charge=attempt.charge)
             result = await supervision.run(child, here)
             if isinstance(here, TrainTask) and supervision.batch_size_limit:
                 self._fits[_memory(here.recipe)] = supervision.batch_size_limit
@@ -317,7 +327,7 @@ class Worker:
 
 def _memory(recipe: Recipe) -> tuple[object, ...]:
     """What decides how many images fit into the device's memory."""
-    return recipe.kind, recipe.backbones, recipe.resolution, recipe.depth, recipe.multi_scale
+    return recipe.kind, recipe.backbones, recipe.resolution, recipe.depth
 
 
 def _batch_size_limit(failures: int) -> int:

@@ -55,6 +55,24 @@ async def test_a_job_whose_handler_returns_is_gone():
     assert harness.telemetry.value(RUNNING, kind="train") == 0
 
 
+async def test_a_process_that_is_not_ready_leaves_jobs_to_others():
+    harness, now_ready = Harness(), asyncio.Event()
+
+    async def ready() -> None:
+        await now_ready.wait()
+
+    await harness.queue.publish("train", b"a")
+    running = asyncio.create_task(harness.run(ready=ready))
+    await asyncio.sleep(0)
+    delivery = await harness.queue.fetch("train", timedelta(seconds=1))
+    assert delivery is not None
+    assert not harness.handled
+    await delivery.nak()
+    now_ready.set()
+    await running
+    assert harness.handled == [b"a"]
+
+
 async def test_a_failing_job_waits_longer_each_time_and_then_is_poison():
     harness, moments = Harness(), []
 

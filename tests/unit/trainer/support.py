@@ -166,7 +166,7 @@ def detections(right: int, count: int = IMAGES) -> DetectorPredictions:
 
 def boxes(**changes: Any) -> BoxStatistics:
     """Many large objects in images of 640 pixels, unless changed."""
-    many = BoxStatistics(count=400, fewest=200, small_size=0.2, median_size=0.4, longer_side=640)
+    many = BoxStatistics(count=400, fewest=200, small_size=0.2, longer_side=640)
     return msgspec.structs.replace(many, **changes)
 
 

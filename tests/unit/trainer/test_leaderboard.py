@@ -111,7 +111,7 @@ async def test_detectors_are_compared_by_mean_average_precision_and_a_refit_by_w
     verdicts = await judged(serving(trials[2], model_kind=kind), trials, *files)
     assert verdicts["t000"] == "repeated on all images by t002, which is served"
     assert verdicts["t001"].startswith("worse by ")
-    assert "mAP at IoU 0.50 than t000 on the same 100 images" in verdicts["t001"]
+    assert "mean mAP at IoU 0.50 and 0.75 than t000 on the same 100 images" in verdicts["t001"]
     verdicts = await judged(serving(trials[0], model_kind=kind), trials, *files)
     assert verdicts["t002"].startswith("not served: it was cut short")
 

@@ -165,4 +165,3 @@ def test_a_canvas_fits_the_images_of_its_dataset() -> None:
     assert fitting_canvas([(640, 480), (480, 640)], 416) == Canvas(416, 416, 416)
     assert fitting_canvas([(1000, 200)], 320) == Canvas(320, 64, 320)
     assert fitting_canvas([], 320) == Canvas(320, 320, 320)
-    assert Canvas(640, 480, 640).scaled(0.75) == Canvas(480, 384, 480)

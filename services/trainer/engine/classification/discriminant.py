@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from services.trainer.engine.data import Floats, Indices
 
 SHRINKAGE = 0.5  # from the within-category covariance towards one that is equal in all directions
+BLOCK = 2048  # rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +26,16 @@ class Moments:
 
     @classmethod
     def of(cls, rows: Floats, labels: Indices, categories: int) -> "Moments":
-        """Those of these rows."""
-        wide, member = rows.astype(np.float64), np.eye(categories)[labels]
-        return cls(member.sum(axis=0), member.T @ wide, wide.T @ wide)
+        """Those of these rows, summed in blocks by category, so that a block's one-hot labels are narrow."""
+        width, order = rows.shape[1], np.argsort(labels, kind="stable")
+        sums, products = np.zeros((categories, width)), np.zeros((width, width))
+        for start in range(0, len(rows), BLOCK):
+            block = order[start : start + BLOCK]
+            wide = rows[block].astype(np.float64)
+            found, place = np.unique(labels[block], return_inverse=True)
+            sums[found] += np.eye(len(found))[place].T @ wide
+            products += wide.T @ wide
+        return cls(np.bincount(labels, minlength=categories).astype(np.float64), sums, products)
 
     def without(self, some: "Moments") -> "Moments":
         """Those of the other rows."""

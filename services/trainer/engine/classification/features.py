@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from services.kit.errors import NotEnoughBudget
 from services.trainer import feature_blocks
 from services.trainer.engine.classification.bank import Bank
 from services.trainer.engine.classification.frozen import Frozen, frozen, has_graph
@@ -187,13 +186,7 @@ class Extractor:
         if needed <= meter.allowance_seconds * (1 - RESERVE) or used < EARLY * meter.allowance_seconds:
             return
         minimum = needed / (1 - RESERVE)
-        raise NotEnoughBudget(
-            budget_seconds=round(meter.allowance_seconds, 1),
-            dataset=self.images.dataset,
-            image_count=len(self.images.samples),
-            minimum_seconds=round(minimum, 1),
-            suggested_seconds=round(3 * minimum, 1),
-        )
+        raise meter.not_enough(self.images.dataset, len(self.images.samples), minimum, 3 * minimum)
 
     def _name(self, which: Which, rows: range) -> str:
         return block_name(self.task, self.backbones[which[0]], which[1], self.images.manifest.digest, rows)

@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from services.kit.errors import NotEnoughBudget
-from services.trainer.engine.session import Session
+from services.trainer.engine.session import Meter, Session
 from services.trainer.messages import TrainTask
 
 PLANNED_SHARE = 0.85  # of the allowance: the rest is for a machine that slows down
@@ -40,13 +39,13 @@ class Schedule:
     epochs: int
 
 
-def schedule(task: TrainTask, costs: Costs, used: float, folds: int, images: int) -> Schedule:
+def schedule(task: TrainTask, costs: Costs, meter: Meter, folds: int, images: int) -> Schedule:
     """All folds and epochs if they fit; else fewer folds, at least one; then fewer epochs.
 
     Raises NotEnoughBudget if not even the recipe's fewest epochs fit.
     """
-    recipe, allowance = task.recipe, task.allowance.total_seconds()
-    left = PLANNED_SHARE * allowance - used
+    recipe, used = task.recipe, meter.used()
+    left = PLANNED_SHARE * meter.allowance_seconds - used
     for number in range(folds, 0, -1):
         if number * costs.fold_seconds(recipe.max_epochs) + costs.rest_seconds(recipe.max_epochs) <= left:
             return Schedule(number, recipe.max_epochs)
@@ -55,18 +54,8 @@ def schedule(task: TrainTask, costs: Costs, used: float, folds: int, images: int
     epochs = int((left - fixed) / of_epoch)
     if epochs >= min(recipe.min_epochs, recipe.max_epochs):
         return Schedule(1, epochs)
-    raise not_enough(task, images, (used + fixed + recipe.min_epochs * of_epoch) / PLANNED_SHARE)
-
-
-def not_enough(task: TrainTask, images: int, minimum_seconds: float) -> NotEnoughBudget:
-    """The error of a trial that cannot end within its allowance."""
-    return NotEnoughBudget(
-        budget_seconds=round(task.allowance.total_seconds(), 1),
-        dataset=task.dataset,
-        image_count=images,
-        minimum_seconds=round(minimum_seconds, 1),
-        suggested_seconds=round(2 * minimum_seconds, 1),
-    )
+    minimum = (used + fixed + recipe.min_epochs * of_epoch) / PLANNED_SHARE
+    raise meter.not_enough(task.dataset, images, minimum, 2 * minimum)
 
 
 @dataclass(slots=True)
@@ -96,7 +85,8 @@ class StepClock:
         meter = self.session.meter
         self._marks.append(meter.used())
         if meter.remaining() < self.end_seconds:
-            raise not_enough(self.task, self.images, 2 * meter.allowance_seconds)
+            minimum = 2 * meter.allowance_seconds
+            raise meter.not_enough(self.task.dataset, self.images, minimum, 2 * minimum)
         if self.total:
             self.done += 1
             self.session.progress("train", self.done / self.total, *self.bar)

@@ -97,11 +97,6 @@ class ClassificationTask:
             self._folded = network, folded(network)
         return self._folded[1]
 
-    def effort(self, inputs: Tensor) -> float:
-        """All batches cost the same."""
-        del inputs
-        return 1.0
-
     @torch.inference_mode()
     def predict(self, network: nn.Module, rows: Indices, size: int, before_each: Callable[[], None]) -> Outputs:
         """Logits of inputs as prediction sees them."""

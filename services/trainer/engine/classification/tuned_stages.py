@@ -89,7 +89,7 @@ class _Folds:
         head_seconds = meter.used() - began
         self.tuning.trained(partition.trainable, head, 1, PROBES)
         costs = self._costs(head_seconds)
-        planned = schedule(self.task, costs, meter.used(), partition.folds, len(self.images.samples))
+        planned = schedule(self.task, costs, meter, partition.folds, len(self.images.samples))
         self._announce(planned, costs)
         out_of_fold = np.zeros((len(partition.trainable), categories), np.float32)
         solved = np.zeros(len(partition.trainable), np.bool_)

@@ -1,7 +1,6 @@
 """Training batches of scenes: decoded images kept small in memory, views made on the fly ahead of the step.
 
-All randomness is a function of (seed, epoch, image), and the scale of a batch one of (seed, step), so that a resumed
-training sees the same batches.
+All randomness is a function of (seed, epoch, image), so that a resumed training sees the same batches.
 """
 
 from collections import deque
@@ -30,7 +29,6 @@ from services.vision.canvas import (
 from services.vision.card import InputRule
 from services.vision.detector_network import Targets
 
-SCALES = 101  # evenly spaced, to estimate the mean over all scales that may be drawn
 GREY_SIDE = 32  # of what replaces an unreadable image
 
 
@@ -42,11 +40,9 @@ class SceneBatches:
     rule: InputRule
     canvas: Canvas
     how: Variation
-    multi_scale: float
     seed: int
     threads: int
     kept_bytes: int
-    mean_pixels: float = field(init=False)  # of an input, over all steps
     _kept: dict[int, AnnotatedImage] = field(default_factory=dict[int, AnnotatedImage])
     _kept_bytes: int = 0
 
@@ -59,16 +55,10 @@ class SceneBatches:
             rule=rule,
             canvas=fitting_canvas(scenes.sizes(rows), rule.size),
             how=variation(recipe.augmentation, mirror=recipe.mirror),
-            multi_scale=recipe.multi_scale,
             seed=task.seed,
             threads=task.threads,
             kept_bytes=kept_bytes(task),
         )
-
-    def __post_init__(self) -> None:
-        """Scaled canvases are rounded up, so their mean has to be measured."""
-        drawn = [self._scaled(place) for place in np.linspace(-1, 1, SCALES)]
-        self.mean_pixels = float(np.mean([on.width * on.height for on in drawn]))
 
     def look_at(self, rows: Indices, keep: Indices) -> None:
         """Decodes every row once, to find the unreadable ones; keeps those of `keep` while memory lasts."""
@@ -91,22 +81,15 @@ class SceneBatches:
         return plain(self._image(row), self.canvas, self.rule)
 
     def _made(self, request: BatchRequest) -> tuple[Tensor, list[Targets]]:
-        on = self._canvas(request.step)
-        inputs = torch.empty((len(request.rows), 3, on.height, on.width), memory_format=torch.channels_last)
+        shape = len(request.rows), 3, self.canvas.height, self.canvas.width
+        inputs = torch.empty(shape, memory_format=torch.channels_last)
         targets: list[Targets] = []
         for place, row in enumerate(request.rows.tolist()):
             generator = torch.Generator().manual_seed(hash((self.seed, request.epoch, row)) & 0x7FFF_FFFF_FFFF_FFFF)
-            view, truth = augmented(self._image(row), on, self.rule, self.how, generator)
+            view, truth = augmented(self._image(row), self.canvas, self.rule, self.how, generator)
             inputs[place] = view
             targets.append(truth)
         return inputs, targets
-
-    def _canvas(self, step: int) -> Canvas:
-        return self._scaled(np.random.default_rng((self.seed, step)).uniform(-1, 1))
-
-    def _scaled(self, place: float) -> Canvas:
-        """From -1, the smallest, to 1, the largest."""
-        return self.canvas.scaled(1 + self.multi_scale * float(place)) if self.multi_scale else self.canvas
 
     def _image(self, row: int) -> AnnotatedImage:
         """The image and its regions, decoded only once while memory lasts."""
@@ -120,8 +103,7 @@ class SceneBatches:
         boxes, labels = (torch.from_numpy(column) for column in self.scenes.regions(row))
         if row in self.scenes.unreadable:
             boxes, labels = boxes[:0], labels[:0]
-        side = round(self.canvas.side * (1 + self.multi_scale))
-        image = shrunk(pixels, boxes, labels, width=record.width, height=record.height, side=side)
+        image = shrunk(pixels, boxes, labels, width=record.width, height=record.height, side=self.canvas.side)
         if self._kept_bytes + image.rgb.nbytes <= self.kept_bytes:
             self._kept[row] = image
             self._kept_bytes += image.rgb.nbytes

@@ -57,7 +57,6 @@ class Scenes(Images):
             count=sum(map(len, sizes)),
             fewest=min(map(len, sizes)),
             small_size=min(float(np.median(found)) for found in sizes),
-            median_size=float(np.median(np.concatenate(sizes))),
             longer_side=int(np.median(self.longer_sides())),
         )
 

@@ -106,10 +106,6 @@ class DetectionTask:
             total, objects = network.summed_loss(self.numerics.arranged(inputs, device), targets)
         return Loss(total, objects, len(inputs))
 
-    def effort(self, inputs: Tensor) -> float:
-        """Proportional to the pixels: multi-scale training draws a side for each step."""
-        return inputs.shape[-1] * inputs.shape[-2] / self.data.mean_pixels
-
     def predict(self, network: nn.Module, rows: Indices, size: int, before_each: Callable[[], None]) -> Outputs:
         """The detections that serving would return."""
         assert isinstance(network, DetectorNetwork), "a detector's"

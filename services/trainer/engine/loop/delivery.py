@@ -109,13 +109,6 @@ class Delivery:
         return "The performance was measured on the images that also decided when to stop: it is slightly optimistic."
 
     def _not_enough(self) -> NotEnoughBudget:
-        training = self.training
-        allowance = training.session.meter.allowance_seconds
-        least = allowance + training.validation_seconds + training.delivery_seconds
-        return NotEnoughBudget(
-            budget_seconds=round(allowance, 1),
-            dataset=training.images.dataset,
-            image_count=len(training.images.samples),
-            minimum_seconds=round(1.5 * least, 1),
-            suggested_seconds=round(3 * least, 1),
-        )
+        training, meter = self.training, self.training.session.meter
+        least = meter.allowance_seconds + training.validation_seconds + training.delivery_seconds
+        return meter.not_enough(training.images.dataset, len(training.images.samples), 1.5 * least, 3 * least)

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from torch import Tensor
 
-from services.kit.errors import Diverged, NotEnoughBudget
+from services.kit.errors import Diverged
 from services.trainer.engine.data import Indices
 from services.trainer.engine.loop import checkpoint as checkpoints
 from services.trainer.engine.loop.checkpoint import Candidate, Plan, Position, State
@@ -104,7 +104,7 @@ def _timed_step(training: Training, plan: Plan, batches: Iterator[Batch]) -> flo
     began = meter.used()
     inputs, truths = next(batches)
     loss = step(training, inputs, truths, position.step)
-    training.pace.stepped((meter.used() - began) / training.vision_task.effort(inputs))
+    training.pace.stepped(meter.used() - began)
     return loss
 
 
@@ -170,7 +170,7 @@ def _requests(training: Training, plan: Plan, first: int) -> list[BatchRequest]:
     size, every = training.batch_size, plan.steps_per_epoch
     for epoch in range(first // every, -(-plan.total_steps // every)):
         order = _order(training, epoch)
-        requests.extend(BatchRequest(epoch * every + i, epoch, order[i * size : (i + 1) * size]) for i in range(every))
+        requests.extend(BatchRequest(epoch, order[i * size : (i + 1) * size]) for i in range(every))
     return requests[first % every :]
 
 
@@ -212,15 +212,15 @@ def _step_seconds(training: Training, numerics: Numerics) -> float:
 
 
 def _probes(training: Training) -> Iterator[float]:
-    """Steps on a copy of the network, which becomes the training's; yields the seconds of each, of average effort."""
+    """Steps on a copy of the network, which becomes the training's; yields the seconds of each."""
     network = copy.deepcopy(training.state.network)
     training.state = State(network, training.state.average, optimizer(network, training.task), Position())
     rows = _order(training, 0)[: training.batch_size]
-    probes = [BatchRequest(number, 0, rows) for number in range(PROBES)]
+    probes = [BatchRequest(0, rows)] * PROBES
     for number, (inputs, truths) in enumerate(training.together.batches(probes)):
         began = training.pace.meter.used()
         step(training, inputs, truths, number)
-        yield (training.pace.meter.used() - began) / training.vision_task.effort(inputs)
+        yield training.pace.meter.used() - began
 
 
 def _planned(training: Training) -> Plan:
@@ -236,13 +236,8 @@ def _planned(training: Training) -> Plan:
     epochs = min(wanted, left / epoch_seconds)
     if epochs < min(recipe.min_epochs, wanted):
         minimum = (meter.used() + ending + recipe.min_epochs * epoch_seconds) / PLANNED_SHARE
-        raise NotEnoughBudget(
-            budget_seconds=round(meter.allowance_seconds, 1),
-            dataset=training.images.dataset,
-            image_count=len(training.images.samples),
-            minimum_seconds=round(minimum, 1),
-            suggested_seconds=round(minimum + recipe.max_epochs * epoch_seconds, 1),
-        )
+        suggested = minimum + recipe.max_epochs * epoch_seconds
+        raise meter.not_enough(training.images.dataset, len(training.images.samples), minimum, suggested)
     return Plan(
         total_steps=max(1, int(epochs * per_epoch)),
         steps_per_epoch=per_epoch,

@@ -33,9 +33,8 @@ class Loss(NamedTuple):
 
 
 class BatchRequest(NamedTuple):
-    """A batch to make: its randomness follows from the seed, these numbers and the image alone."""
+    """A batch to make: its randomness follows from the seed, the epoch and the image alone."""
 
-    step: int
     epoch: int
     rows: Indices
 
@@ -91,10 +90,6 @@ class VisionTask(Protocol):
 
     def loss(self, network: nn.Module, inputs: Tensor, truths: Truths) -> Loss:
         """The loss of a micro-batch; inputs and truths are on the CPU."""
-        ...
-
-    def effort(self, inputs: Tensor) -> float:
-        """The work of a step with these inputs, relative to the average step."""
         ...
 
     def predict(self, network: nn.Module, rows: Indices, size: int, before_each: Callable[[], None]) -> Outputs:

@@ -121,7 +121,6 @@ statistics = st.none() | st.builds(
     count=st.integers(1, 10**5),
     fewest=st.integers(1, 1000),
     small_size=st.floats(0.005, 0.9),
-    median_size=st.floats(0.005, 0.9),
     longer_side=st.integers(50, 10_000),
 )
 

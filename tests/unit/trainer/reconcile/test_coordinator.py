@@ -9,10 +9,11 @@ from datetime import timedelta
 import pytest
 from msgspec.structs import replace
 
+from services.kit import codec
 from services.kit.clock import ManualClock
 from services.kit.errors import CategoriesUnknown, Unavailable
 from services.kit.memory import MemoryBlobs, MemoryQueue, MemoryRecords
-from services.kit.records import Table
+from services.kit.records import MAX_RECORD_BYTES, Table
 from services.kit.telemetry import MemoryTelemetry
 from services.trainer import metrics
 from services.trainer.domain import Evaluation, Hyperparameters, Model, ModelState, StopReason, Trial, training_cost
@@ -234,6 +235,11 @@ async def test_a_training_waits_for_a_dataset_service_that_is_down() -> None:
         (dataset(image_count=5000), "notEnoughBudget", "the minimum is"),
         (dataset(categories=(("owl", 99, 99), ("wren", 1, 1))), "datasetAnnotationsInvalid", "'wren'"),
         (dataset(categories=(("owl", 100, 100),)), "datasetAnnotationsInvalid", "1 category"),
+        (
+            dataset(categories=tuple((f"{n:04d}" * 20, 2, 2) for n in range(2500))),
+            "datasetAnnotationsInvalid",
+            "the names of its 2500 categories take 203 KiB together, and a model has room for 192 KiB; shorten them",
+        ),
     ],
 )
 async def test_a_model_that_cannot_be_trained_fails_with_the_reason_at_no_cost(
@@ -278,11 +284,28 @@ async def test_an_unusable_test_dataset_fails_the_model_before_anything_is_spent
 
 async def test_a_model_whose_record_would_be_too_large_fails_instead_of_waiting_forever() -> None:
     async with world() as at:
-        long = tuple((f"{number:04d}" * 60, 40, 40) for number in range(2000))
-        at.datasets.put(dataset(categories=long, image_count=200))
-        await at.create(model())
+        started = training()
+        left = MAX_RECORD_BYTES - len(codec.encode(started)) - 1000  # enough for an error, but not for a trial
+        await at.create(replace(started, categories=("x" * left,)))
+        await at.settle()
         await at.coordinator().reconcile()
-        assert (await at.model()).state is ModelState.FAILED
+        found = await at.model()
+        assert (found.state, at.store.trials_of(NAME)) == (ModelState.FAILED, [])
+        assert found.error is not None
+        assert "The record of models/m would have" in found.error.message
+
+
+async def test_a_model_of_many_categories_with_long_names_that_look_alike_trains_to_its_end() -> None:
+    async with world() as at:
+        names = [f"{kind} {number:04d} {'x' * 62}" for number in range(1250) for kind in ("Owl", "owl")]
+        at.datasets.put(dataset(categories=tuple((name, 2, 2) for name in names), image_count=5000))
+        await at.create(model(budget=timedelta(hours=2)))
+        found = await at.finish()
+        assert found.state is ModelState.SUCCEEDED
+        assert found.categories == tuple(names)
+        *first, last = found.warnings
+        assert len(first) == 10
+        assert last == "The same is true of 1240 more groups of categories."
 
 
 async def test_two_coordinators_plan_every_trial_once_and_stay_within_the_budget() -> None:

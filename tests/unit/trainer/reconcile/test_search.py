@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from msgspec.structs import replace
 
 from services.kit.clock import ManualClock
@@ -152,6 +153,53 @@ async def test_a_trial_that_ends_after_a_later_one_was_served_is_still_compared(
             served = (await at.model()).served
             assert served is not None
             assert served.trial == names[best]
+
+
+async def test_a_model_has_the_warnings_of_its_start_and_of_what_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with world() as at:
+        brought = at.worker._brought
+
+        def warned(trial: Trial) -> Any:
+            result, found = brought(trial)
+            return dataclasses.replace(result, warnings=("both", f"of t{trial.number}")), found
+
+        monkeypatch.setattr(at.worker, "_brought", warned)
+        at.worker.score = lambda trial: 60 + 10 * trial.number
+        await at.store.models.create(training(warnings=("start",)))
+        for number in range(3):
+            await at.handle((await at.trial(number)).name)
+            found = await at.search().serve_best(await at.model(), at.store.trials_of(NAME))
+            assert found.served is not None
+            assert found.served.trial == f"{NAME}/trials/t{number:03d}"
+            assert found.warnings == ("start", "both", f"of t{number}")
+
+
+async def test_a_refit_s_model_keeps_the_warnings_of_the_trial_that_was_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with world() as at:
+        measured, refit = await at.trial(0), await at.trial(1)
+        again = replace(refit.recipe, refit=True)
+        await at.store.trials.change(refit.name, lambda found: replace(found, recipe=again, parent_trial=measured.name))
+        for trial in (measured, refit):
+            await at.handle(trial.name)
+
+            def warned(found: Trial) -> Trial:
+                assert found.result
+                return replace(found, result=dataclasses.replace(found.result, warnings=(f"of t{found.number}",)))
+
+            await at.store.trials.change(trial.name, warned)
+        for _ in range(20):
+            await asyncio.sleep(0)  # the views follow
+        trials = at.store.trials_of(NAME)
+
+        async def best(self: Selection, _trials: list[Trial]) -> Trial:
+            return trials[1]
+
+        monkeypatch.setattr(Selection, "best", best)
+        await at.store.models.create(training())
+        found = await at.search().serve_best(await at.model(), trials)
+        assert found.warnings == ("of t0", "of t1")
 
 
 async def test_what_is_served_does_not_depend_on_the_order_in_which_trials_end() -> None:

@@ -9,9 +9,20 @@ from pathlib import Path
 
 import pytest
 
+from services.kit.telemetry import MemoryTelemetry
+from services.trainer import __main__ as process
+from services.trainer import metrics
 from services.trainer.messages import EvaluateTask, Failed, Message, Progress
 from services.trainer.worker import child_pool
-from services.trainer.worker.child_pool import HANG_SECONDS, Child, ChildDied, ChildHung, ChildPool, DeviceUnusable
+from services.trainer.worker.child_pool import (
+    HANG_SECONDS,
+    Child,
+    ChildDied,
+    ChildHung,
+    ChildNotStarted,
+    ChildPool,
+    DeviceUnusable,
+)
 from tests.support.waiting import eventually
 
 HEAD = """
@@ -156,8 +167,48 @@ async def test_a_child_that_ends_or_sends_an_invalid_message_has_died(script: st
 @pytest.mark.parametrize("script", [BROKEN, WRONG, SILENT])
 async def test_a_process_that_does_not_send_ready_first_is_not_a_child(script: str) -> None:
     async with pool(script, start_seconds=0.1 if script is SILENT else 30.0) as made:
-        with pytest.raises(ChildDied):
+        for _ in range(2):
+            with pytest.raises(ChildNotStarted):
+                await made.take()
+            assert made.failed
+
+
+async def test_a_process_that_the_system_cannot_make_is_not_a_child(tmp_path: Path) -> None:
+    made = ChildPool(1, (str(tmp_path / "no-such-python"),))
+    for _ in range(2):
+        with pytest.raises(ChildNotStarted, match="No such file"):
             await made.take()
+    await made.close()
+
+
+def works_from_the_third_start(folder: Path) -> str:
+    """A script whose first two processes do not start."""
+    count = f"import pathlib\nlog = pathlib.Path({str(folder / 'starts')!r})\n"
+    return count + "log.open('a').write('x')\nif len(log.read_text()) < 3: raise SystemExit(3)\n" + GOOD
+
+
+async def test_a_worker_waits_until_a_child_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(process, "RESTART_SECONDS", 0.01)
+    telemetry, stop = MemoryTelemetry(), asyncio.Event()
+    async with pool(works_from_the_third_start(tmp_path)) as made:
+        with pytest.raises(ChildNotStarted):
+            await process.until_ready(made, telemetry, stop, patient=False)
+        assert telemetry.value(metrics.WORKER_READY) == 0
+        await process.until_ready(made, telemetry, stop, patient=True)
+        assert not made.failed
+        assert telemetry.value(metrics.WORKER_READY) == 1
+    assert [line.message for line in caplog.records].count("child_not_started") == 1
+
+
+async def test_a_stop_ends_the_wait_for_a_child_that_starts() -> None:
+    stop = asyncio.Event()
+    async with pool(BROKEN) as made:
+        waiting = asyncio.create_task(process.until_ready(made, MemoryTelemetry(), stop, patient=True))
+        await eventually(lambda: made.failed)
+        stop.set()
+        await asyncio.wait_for(waiting, 5)
 
 
 async def test_everything_that_a_child_prints_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

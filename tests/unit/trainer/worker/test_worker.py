@@ -49,7 +49,14 @@ from services.trainer.used_weights import UsedWeights
 from services.trainer.work import MAX_ATTEMPTS_WITHOUT_COMMIT, Work, WorkState
 from services.trainer.worker import supervision
 from services.trainer.worker.attempt import Attempt
-from services.trainer.worker.child_pool import Child, ChildDied, ChildHung, ChildPool, DeviceUnusable
+from services.trainer.worker.child_pool import (
+    Child,
+    ChildDied,
+    ChildHung,
+    ChildNotStarted,
+    ChildPool,
+    DeviceUnusable,
+)
 from services.trainer.worker.worker import Worker
 from services.trainer.worker.workspace import Workspace
 from services.vision.card import ModelKind, WeightsSource
@@ -680,6 +687,19 @@ async def test_a_slower_device_is_charged_by_its_factor(at: World) -> None:
     assert (await at.trial()).work.charged.total_seconds() == 0.002
 
 
+@pytest.mark.parametrize(("factor", "devices", "charge"), [(1.0, 1, 1.0), (4.0, 1, 4.0), (0.5, 8, 4.0)])
+async def test_a_child_knows_what_its_time_is_charged_as(at: World, factor: float, devices: int, charge: float) -> None:
+    tasks: list[Task] = []
+
+    async def notes(task: Task) -> AsyncGenerator[Message]:
+        tasks.append(task)
+        yield outcome(task, 0.001)
+
+    await at.begin(allowance=60.0)
+    await at.worker(pool=FakePool(notes, devices=devices), device_factor=factor).handle(T0)
+    assert [(task.charge, task.allowance.total_seconds()) for task in tasks] == [(charge, 60.0 / charge)]
+
+
 async def test_a_trial_whose_child_dies_resumes_from_its_checkpoint(at: World) -> None:
     async def dies_after_a_checkpoint(task: Task) -> AsyncGenerator[Message]:
         yield checkpoint(task, 1, 0.002)
@@ -835,6 +855,22 @@ async def test_a_worker_whose_device_fails_gives_its_work_back_and_takes_no_more
     work = (await at.trial()).work
     assert (work.state, work.attempt, work.attempts_without_commit) == (WorkState.QUEUED, 1, 0)
     assert work.is_due(FastClock().now())
+
+
+async def test_a_worker_whose_children_do_not_start_gives_its_work_back_however_often(at: World) -> None:
+    class BrokenPool(FakePool):
+        async def take(self) -> Child:
+            raise ChildNotStarted("the training process did not start; it ended with status 1")
+
+    await at.begin()
+    worker = at.worker(pool=BrokenPool(never_ends))
+    for _ in range(2 * MAX_ATTEMPTS_WITHOUT_COMMIT):
+        with pytest.raises(Unavailable, match="status 1"):
+            await worker.handle(T0)
+    work = (await at.trial()).work
+    assert (work.state, work.attempts_without_commit) == (WorkState.QUEUED, 0)
+    await at.worker(succeeds, name="w2").handle(T0)
+    assert (await at.trial()).work.state is WorkState.SUCCEEDED
 
 
 async def hangs_after_a_checkpoint(task: Task) -> AsyncGenerator[Message]:

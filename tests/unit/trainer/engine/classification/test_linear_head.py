@@ -1,5 +1,7 @@
 """Linear heads: the solvers, their combination, and what cross-validation may know."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
@@ -54,6 +56,20 @@ def test_without_some_rows_the_discriminant_is_that_of_the_others() -> None:
     every, some = (discriminant.Moments.of(rows[which], labels[which], 3) for which in (slice(None), out))
     others = discriminant.Moments.of(rows[~out], labels[~out], 3)
     np.testing.assert_allclose(every.without(some).solve(20), others.solve(20), rtol=1e-5, atol=1e-6)
+
+
+def test_moments_of_many_rows_and_categories_take_little_memory() -> None:
+    random = np.random.default_rng(0)
+    rows, labels = random.random((5000, 50), np.float32), random.integers(0, 990, 5000)
+    tracemalloc.start()
+    moments = discriminant.Moments.of(rows, labels, 1000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20e6
+    member, wide = np.eye(1000)[labels], rows.astype(np.float64)
+    np.testing.assert_array_equal(moments.counts, member.sum(axis=0))
+    np.testing.assert_allclose(moments.sums, member.T @ wide)
+    np.testing.assert_allclose(moments.products, wide.T @ wide)
 
 
 def test_rotation_into_the_rows_own_span_changes_no_prediction() -> None:

@@ -541,10 +541,11 @@ def test_training_stops_by_itself_before_its_allowance(snapshot):
 
 @pytest.mark.parametrize("recipe", [linear_recipe(resolution=448), tuning_recipe(max_epochs=50, min_epochs=50)])
 def test_an_allowance_that_cannot_suffice_is_refused_with_a_minimum(snapshot, recipe):
-    failed, _ = _run(task_for(snapshot, recipe, allowance=timedelta(seconds=0.02)))
+    failed, _ = _run(task_for(snapshot, recipe, allowance=timedelta(seconds=0.02), charge=20.0))
     assert isinstance(failed, Failed)
     assert failed.failure.reason == "notEnoughBudget"
-    assert float(failed.failure.metadata["minimum_seconds"]) > 0.02
+    assert float(failed.failure.metadata["minimum_seconds"]) > 0.4
+    assert failed.failure.metadata["budget_seconds"] == "0.4", "as the budget counts it"
 
 
 @pytest.mark.parametrize("recipe", [linear_recipe(), tuning_recipe()])

@@ -86,7 +86,7 @@ def zero_head(width: int) -> LinearHead:
 )
 def test_short_of_time_fewer_folds_are_predicted_then_epochs_are_fewer(tmp_path, allowance, planned) -> None:
     task = task_for(tmp_path / "s", stages_recipe(max_epochs=12), allowance=timedelta(seconds=allowance))
-    assert schedule(task, COSTS, used=0.0, folds=5, images=100) == planned
+    assert schedule(task, COSTS, Meter(task.allowance, lambda: 0.0), folds=5, images=100) == planned
     took = planned.folds * COSTS.fold_seconds(planned.epochs) + COSTS.rest_seconds(planned.epochs)
     assert took < allowance
 
@@ -94,7 +94,7 @@ def test_short_of_time_fewer_folds_are_predicted_then_epochs_are_fewer(tmp_path,
 def test_without_time_for_the_fewest_epochs_nothing_is_tuned(tmp_path) -> None:
     task = task_for(tmp_path / "s", stages_recipe(max_epochs=12, min_epochs=9), allowance=timedelta(seconds=20))
     with pytest.raises(NotEnoughBudget):
-        schedule(task, COSTS, used=0.0, folds=5, images=100)
+        schedule(task, COSTS, Meter(task.allowance, lambda: 0.0), folds=5, images=100)
 
 
 def test_a_step_that_leaves_no_time_for_the_result_ends_the_trial(tmp_path) -> None:

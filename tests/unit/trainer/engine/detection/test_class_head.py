@@ -53,7 +53,7 @@ def _initialised(tmp_path: Path, weights: PretrainedWeights, names: tuple[str, .
     rows = np.arange(len(scenes.samples))
     rule = DETECTORS[TINY].rule.resized(SIDE)
     canvas = fitting_canvas(scenes.sizes(rows), SIDE)
-    batches = SceneBatches(scenes, rule, canvas, variation(0, mirror=False), 0.0, 0, 1, KEPT_BYTES)
+    batches = SceneBatches(scenes, rule, canvas, variation(0, mirror=False), 0, 1, KEPT_BYTES)
     network, before = (build_detector(TINY, len(names), seed=1) for _ in range(2))
     assert isinstance(network, Yolox)
     assert isinstance(before, Yolox)

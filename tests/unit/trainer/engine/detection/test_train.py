@@ -64,7 +64,7 @@ def _predictions(result: Result) -> DetectorPredictions:
 
 
 def test_a_training_ends_with_a_bundle_and_a_complete_result(snapshot):
-    result, said = _trained(task_for(snapshot, detector_recipe(multi_scale=0.3)))
+    result, said = _trained(task_for(snapshot, detector_recipe()))
     detector = bundle.load(Path(result.bundle_directory))
     assert isinstance(detector, Detector)
     assert tuple(category.name for category in detector.card.categories) == KINDS
@@ -192,9 +192,7 @@ class _Killed(BaseException):
     ],
 )
 def test_a_killed_training_resumes_to_the_same_bits(snapshot, tmp_path, monkeypatch, die_at, refit, network):
-    recipe = detector_recipe(
-        multi_scale=0.3, augmentation=0.5, patience=9, refit=refit, backbones=(network,), backbone_rate=0.5
-    )
+    recipe = detector_recipe(augmentation=0.5, patience=9, refit=refit, backbones=(network,), backbone_rate=0.5)
     base = task_for(snapshot, recipe, checkpoint_seconds=0.0, seed=7)
     planned = fit._planned
 
@@ -258,9 +256,10 @@ def test_a_training_ends_before_its_allowance(snapshot, monkeypatch, slower_from
 
 
 def test_an_allowance_that_cannot_suffice_is_refused_with_a_minimum(snapshot):
-    failed = _failed(task_for(snapshot, detector_recipe(), allowance=timedelta(seconds=0.02)))
+    failed = _failed(task_for(snapshot, detector_recipe(), allowance=timedelta(seconds=0.02), charge=20.0))
     assert failed.failure.reason == "notEnoughBudget"
-    assert float(failed.failure.metadata["minimum_seconds"]) > 0.02
+    assert float(failed.failure.metadata["minimum_seconds"]) > 0.4
+    assert failed.failure.metadata["budget_seconds"] == "0.4", "as the budget counts it"
 
 
 def test_a_refit_trains_on_every_image_and_says_that_it_is_unmeasured(snapshot, monkeypatch):

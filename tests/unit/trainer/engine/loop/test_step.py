@@ -67,7 +67,7 @@ def _training(tmp_path: Path, recipe: Recipe) -> Training:
 def _stepped(training: Training, micro_batch: int) -> tuple[float, dict[str, torch.Tensor]]:
     """The loss, and the gradients of one step."""
     training.micro_batch = micro_batch
-    requests = [BatchRequest(0, 0, training.partition.other_folds[:8])]
+    requests = [BatchRequest(0, training.partition.other_folds[:8])]
     ((inputs, truths),) = training.vision_task.batches(requests)
     loss = step(training, inputs, truths, 0)
     network = training.state.network
