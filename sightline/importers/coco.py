@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sightline.importers.files import images_in, is_there, read_json, subfolders
+from sightline.importers.files import files_of, images_in, is_there, read_json, subfolders
 from sightline.importers.masks import around_segmentation
 from sightline.importers.model import (
     Box,
@@ -60,7 +60,7 @@ def _contents(folder: Path) -> dict[Path, _Read]:
     """Those files, each with what it holds; ImportFault if one may be among them, but cannot be read."""
     places = [folder, *(one for one in subfolders(folder) if one.name.lower() == "annotations" or split_of(one.name))]
     found, faults = dict[Path, _Read](), dict[Path, ImportFault]()
-    for file in (file for place in places for file in sorted(place.glob("*.json"))):
+    for file in (file for place in places for file in files_of(place, ".json")):
         try:
             if is_coco((read := _read(file)).content):
                 found[file] = read

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from sightline.importers.files import read_json, subfolders
+from sightline.importers.files import files_of, read_json, subfolders
 from sightline.importers.model import (
     Box,
     Format,
@@ -36,7 +36,7 @@ def files_in(folder: Path) -> list[Path]:
     """Its files in a folder, or in the folder's `annotations`; ImportFault if one beside them cannot be read."""
     places = [folder, *(one for one in subfolders(folder) if one.name.lower() == "annotations")]
     found, damaged = list[Path](), list[ImportFault]()
-    for file in (file for place in places for file in sorted(place.glob("*.json"))):
+    for file in (file for place in places for file in files_of(place, ".json")):
         try:
             if is_datumaro(read_json(file)):
                 found.append(file)

@@ -51,6 +51,11 @@ def subfolders(folder: Path) -> list[Path]:
     return sorted(one for one in folder.iterdir() if one.is_dir() and not is_hidden(one.name))
 
 
+def files_of(folder: Path, suffix: str = "") -> list[Path]:
+    """The files in a folder by name, those that end so, without hidden ones, such as macOS leaves beside the others."""
+    return sorted(one for one in folder.glob(f"*{suffix}") if one.is_file() and not is_hidden(one.name))
+
+
 def images_in(folder: Path) -> list[str]:
     """The image files below the folder, relative to it."""
     return [name for name in walk(folder) if is_image(Path(name))]

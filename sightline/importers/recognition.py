@@ -25,6 +25,7 @@ from sightline.importers import (
     yolo,
 )
 from sightline.importers.files import (
+    files_of,
     has_images,
     images_in,
     is_hidden,
@@ -211,8 +212,7 @@ def _require_one(folder: Path, files: list[tuple[Format, Path]]) -> None:
 def _require_parsed(folders: Iterable[Path], suffix: str = "") -> None:
     """ImportFault if a file in the folders of an export may annotate images, but is damaged or in another encoding."""
     for folder in folders:
-        names = [file.name for file in sorted(folder.glob(f"*{suffix}")) if file.is_file()]
-        if faults := _faults(folder, names, _PARSERS):
+        if faults := _faults(folder, [file.name for file in files_of(folder, suffix)], _PARSERS):
             fix = "mend the files, or move them elsewhere if they are not part of the export"
             raise ImportFault(f"{folder} has files that cannot be read", faults, fix=fix)
 
@@ -249,7 +249,7 @@ def _is_of_folders(folder: Path, file: Path) -> bool:
 
 def _annotation_files(folder: Path) -> list[tuple[Format, Path]]:
     """The files in a folder that annotate all images, each with its form."""
-    return [(form, file) for file in sorted(folder.iterdir()) if (form := of_annotation_file(file))]
+    return [(form, file) for file in files_of(folder) if (form := of_annotation_file(file))]
 
 
 def _annotation_file_beside(folder: Path) -> list[tuple[Format, Path]]:

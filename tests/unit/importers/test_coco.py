@@ -301,3 +301,9 @@ def test_damaged_captions_beside_instances_are_none_of_their_business(tmp_path: 
     file.replace(tmp_path / "annotations" / "instances_val2017.json")
     (tmp_path / "annotations" / "captions_val2017.json").write_text("{")
     assert read(tmp_path).counts == {"cat": (1, 1)}
+
+
+def test_what_macos_leaves_beside_a_file_is_not_of_the_export(tmp_path: Path) -> None:
+    coco(tmp_path, {"bbox": [1, 2, 4, 8]})
+    (tmp_path / "._coco.json").write_bytes(b"\0\5\26\7\0\2\0\0Mac OS X")
+    assert read(tmp_path).counts == {"cat": (1, 1)}
