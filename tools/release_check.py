@@ -15,15 +15,18 @@ ROOT = wheels.ROOT
 BUF = ROOT / "node_modules/.bin/buf"
 LOCK = ROOT / "protos/lock.binpb"
 FIXTURES = "tests/fixtures/releases"
+IMAGES = r"- name: sightline-[\w-]+\n +newTag: (\S+)"
 # Other files that state the version, and how.
 STATED = {
     "package.json": r'^  "version": "(.*)"',
     "package-lock.json": r'^  "version": "(.*)"',
     "deploy/Dockerfile": r"(?:sightline-[\w-]+:|^ARG VERSION=)([\w.]+)",
     "deploy/compose.yaml": r"image: sightline-[\w-]+:(\S+)",
-    "deploy/k8s/base/kustomization.yaml": r"- name: sightline-[\w-]+\n +newTag: (\S+)",
-    "deploy/k8s/components/operator/kustomization.yaml": r"- name: sightline-[\w-]+\n +newTag: (\S+)",
-    "deploy/k8s/components/predictor-torch/kustomization.yaml": r"- name: sightline-[\w-]+\n +newTag: (\S+)",
+    **{
+        file.relative_to(ROOT).as_posix(): IMAGES
+        for file in sorted((ROOT / "deploy/k8s").rglob("kustomization.yaml"))
+        if re.search(IMAGES, file.read_text())
+    },
     "deploy/helm/sightline/Chart.yaml": r"^(?:version|appVersion): (\S+)",
     "deploy/helm/sightline/values.yaml": r"repository: sightline-[\w-]+, tag: ([^,]+)",
     "deploy/helm/sightline-cluster/Chart.yaml": r"^(?:version|appVersion): (\S+)",

@@ -114,12 +114,21 @@ tools() {
   echo "Kubernetes $version"
 }
 
+# The names of secrets that pods need, and of those that cert-manager makes.
+secrets_in() {
+  sed -n '/optional: true/{n;b}; s/.*secretName: //p' | sort -u
+}
+
+issued_in() {
+  sed -n '/^kind: Certificate$/,/^---$/s/.*secretName: //p' | sort -u
+}
+
 # What the head of each manifest says that the cluster must have.
 needs() {
   local manifests secret missing=() named
   manifests=$(made) || { tail -n 1 <<<"$manifests" && return 1; }
   k get namespace "$namespace" >/dev/null || { echo "create the namespace $namespace" && return 1; }
-  mapfile -t named < <(sed -n '/^kind: Certificate$/,/^---$/d; s/.*secretName: //p' <<<"$manifests" | sort -u)
+  mapfile -t named < <(comm -23 <(secrets_in <<<"$manifests") <(issued_in <<<"$manifests"))
   for secret in "${named[@]}"; do
     k get secret "$secret" >/dev/null || missing+=("$secret")
   done

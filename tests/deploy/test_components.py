@@ -147,6 +147,16 @@ def test_the_network_is_closed_and_no_pod_reaches_the_clouds_metadata_service(na
             assert rule.get("ports"), "a rule without ports opens all ports"
 
 
+@pytest.mark.parametrize("name", ["dataset-api", "trainer-api", "predictor", "gateway"])
+def test_every_server_reaches_the_issuer_of_tokens(name: str) -> None:
+    policies = {one["metadata"]["name"]: one["spec"] for one in of_kind("network-policies", "NetworkPolicy")}
+    (wanted,) = policies["token-issuer"]["podSelector"]["matchExpressions"]
+    assert name in wanted["values"]
+    (rule,) = policies["token-issuer"]["egress"]
+    assert _reaches(rule, "203.0.113.7")
+    assert rule["ports"] == [{"port": 443, "protocol": "TCP"}]
+
+
 @pytest.mark.parametrize(
     ("where", "port"),
     [
