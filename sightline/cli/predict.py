@@ -80,7 +80,7 @@ def predict(
     with session() as client:
         files = _files(images)
         predictions = _ask(client, model, files, threshold, suggested_thresholds, top, coverage, feedback)
-        taken = {file.resolve() for file in files}
+        taken = _taken(files, draw, explain)
         if explain:
             _explain_all(client, model, explain, [made for made in predictions if not made.error and made], taken)
         if csv:
@@ -184,6 +184,15 @@ def _explain_all(client: Client, model: str, folder: Path, predictions: list[Pre
         target = _free(folder, Path(made.image).stem, taken)
         target.write_bytes(found.overlay_png)
         notes().print(f"{escape(str(target))} shows what supports {escape(found.tag.name)}", soft_wrap=True)
+
+
+def _taken(files: list[Path], *folders: Path | None) -> set[Path]:
+    """What no picture replaces: the images, and whatever is in one of the folders if that has some of them."""
+    taken = {file.resolve() for file in files}
+    for folder in (folder.resolve() for folder in folders if folder):
+        if any(file.parent == folder for file in taken):
+            taken |= {one.resolve() for one in folder.iterdir()}
+    return taken
 
 
 def _free(folder: Path, stem: str, taken: set[Path]) -> Path:

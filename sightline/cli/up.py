@@ -2,8 +2,9 @@
 
 import asyncio
 import signal
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -72,20 +73,21 @@ async def _run(stack: "Stack", console: Console) -> None:
     loop = asyncio.get_running_loop()
     starting = asyncio.create_task(start(stack, console), name="start")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, _asked_to_stop, stop, starting)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            loop.add_signal_handler(number, _asked_to_stop, stop, starting)
     try:
         await starting
     except asyncio.CancelledError:
         console.print("stopped before everything was started")
         return
-    print_stack(stack, console)
-    console.print("\nCtrl-C stops everything.", style="dim")
-    await stop.wait()
-    console.print("stopping ...")
-    await stack.stop()
-    console.print(
-        f"stopped; `sightline up --data {escape(str(stack.data))}` continues where this ended", soft_wrap=True
-    )
+    try:
+        print_stack(stack, console)
+        console.print("\nCtrl-C stops everything.", style="dim")
+        await stop.wait()
+        _tell(console, "stopping ...")
+    finally:
+        await stack.stop()
+    _tell(console, f"stopped; `sightline up --data {escape(str(stack.data))}` continues where this ended")
 
 
 def _asked_to_stop(stop: asyncio.Event, starting: "asyncio.Task[None]") -> None:
@@ -140,7 +142,12 @@ def _short(path: Path) -> str:
 
 def print_death(console: Console, died: "Died") -> None:
     """Prints what died, when it will be restarted, and the end of its log."""
-    console.print(
-        f"[bold red]{died.name} died[/] ({died.how}); it is restarted in {died.pause_seconds:g} s. The end of its log:"
-    )
-    console.print(died.log_tail or "(empty)", style="dim", markup=False, no_wrap=True, overflow="ellipsis")
+    how = f"({died.how}); it is restarted in {died.pause_seconds:g} s. The end of its log:"
+    _tell(console, f"[bold red]{died.name} died[/] {how}")
+    _tell(console, died.log_tail or "(empty)", style="dim", markup=False, no_wrap=True, overflow="ellipsis")
+
+
+def _tell(console: Console, text: str, **how: Any) -> None:
+    """Prints the text, unless its terminal, pipe or disk takes no more: the suite does not depend on that."""
+    with suppress(OSError, SystemExit):  # Rich ends the process when the reader of a pipe is gone
+        console.print(text, **{"soft_wrap": True, **how})

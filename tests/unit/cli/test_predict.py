@@ -158,10 +158,12 @@ def test_pictures_replace_neither_the_images_nor_one_another(sightline: Command,
     folder, image = tmp_path, tmp_path / "p.png"
     Image.new("RGB", (60, 60), "blue").save(image)
     before = image.read_bytes()
+    (folder / "p-2.png").write_bytes(b"another image")
     assert sightline("predict", "m", image, "--draw", folder, "--explain", folder).code == 0
     assert image.read_bytes() == before
-    assert (folder / "p-2.png").read_bytes() == b"PNG of cat"
-    with Image.open(folder / "p-3.png") as drawn:
+    assert (folder / "p-2.png").read_bytes() == b"another image"
+    assert (folder / "p-3.png").read_bytes() == b"PNG of cat"
+    with Image.open(folder / "p-4.png") as drawn:
         assert drawn.width == 320
 
 

@@ -9,7 +9,7 @@ const COLOURS = ["#00a58e", "#e0662f", "#3f7fe0", "#c23b85", "#8a63d2", "#b08900
 const part = (id) => document.getElementById(id);
 const place = part("labels"), text = JSON.parse(place.dataset.text), url = place.dataset.url, detection = Boolean(place.dataset.detection);
 const canvas = part("canvas"), pen = canvas.getContext("2d"), category = part("category"), filter = part("filter");
-let labels, entries, digest, drafts = [], shown = [], page = 0, current = null, selected = -1, bitmap = null, gesture = null;
+let labels, entries, digest, drafts = [], shown = [], page = 0, current = null, position = 0, selected = -1, bitmap = null, gesture = null, saving = false;
 
 const colour = (name) => COLOURS[Math.abs([...name].reduce((sum, letter) => sum * 31 + letter.codePointAt(0) | 0, 0)) % COLOURS.length];
 const source = (image, kind = "images") => image.blob ? URL.createObjectURL(image.blob) : `${url}/${kind}/${image.id}?v=${image.tag}`;
@@ -50,6 +50,7 @@ function list() {
   part("names").replaceChildren(...names.map(([name]) => make("option", {value: name})));
   shown = [...labels.images.values()].filter((image) => !filter.value || namesOf(image).includes(filter.value));
   if (labels.changes && drafts.length && !filter.value) shown.reverse(); // what is to be corrected comes first
+  located();
   page = Math.min(page, Math.max(0, Math.ceil(shown.length / PAGE) - 1));
   part("pictures").replaceChildren(...shown.slice(page * PAGE, (page + 1) * PAGE).map(picture));
   part("pages-before").disabled = page === 0;
@@ -61,7 +62,7 @@ function list() {
 function told() {
   const count = labels.changes;
   part("changes").textContent = count ? fill(text.changes, {count}) : text.no_changes;
-  part("save").disabled = part("undo").disabled = !count;
+  part("save").disabled = part("undo").disabled = saving || !count;
 }
 
 function picture(image) {
@@ -82,8 +83,14 @@ function row([name, count], number) {
 
 // The editor
 
+/** Remembers where the current picture is among those that are shown, or was before the filter hid it. */
+function located() {
+  position = Math.min(shown.includes(current) ? shown.indexOf(current) : position, shown.length);
+}
+
 async function edit(image) {
   current = image;
+  located();
   selected = detection && image.boxes.length ? 0 : -1;
   bitmap = null;
   part("editor").hidden = false;
@@ -202,11 +209,12 @@ category.addEventListener("change", () => {
   list();
 });
 
+/** Opens the picture before or after the current one, in whose place the next one is once the filter hides it. */
 function beside(step) {
-  const index = shown.indexOf(current) + step;
-  if (!shown[index]) return;
-  page = Math.floor(index / PAGE);
-  edit(shown[index]);
+  const wanted = position + (shown.includes(current) ? step : Math.min(step, 0));
+  if (!shown[wanted]) return;
+  page = Math.floor(wanted / PAGE);
+  edit(shown[wanted]);
   list();
 }
 part("previous").addEventListener("click", () => beside(-1));
@@ -216,7 +224,7 @@ part("pages-after").addEventListener("click", () => { page += 1; list(); });
 filter.addEventListener("change", () => { page = 0; list(); });
 
 function undo() {
-  if (!labels?.changes) return;
+  if (saving || !labels?.changes) return;
   const id = labels.undo();
   if (current && !labels.images.has(current.id)) { current = null; part("editor").hidden = true; }
   if (id !== null && labels.images.get(id) !== current) edit(labels.images.get(id));
@@ -236,7 +244,7 @@ const upload = (path, body) => send(`${place.dataset.upload}?path=${encodeURICom
 
 async function save() {
   part("problem").replaceChildren();
-  part("save").disabled = part("undo").disabled = true;
+  hold(true); // what is changed from now on would be in no version
   const number = [...crypto.getRandomValues(new Uint8Array(6))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
   try {
     const added = [...labels.images.values()].filter((one) => one.blob);
@@ -245,10 +253,16 @@ async function save() {
     if (body.size > Number(place.dataset.limit)) throw new Error(fill(text.labels_too_large, {limit: `${place.dataset.limit / 2 ** 20} MiB`}));
     const {uri} = await upload(`labels-${number}.json`, body);
     const {onward} = await send(`${url}/versions`, new URLSearchParams({uri, digest}), text.unreachable);
-    await forget(drafts.map((one) => one.key)).catch(() => {});
+    const saved = new Set(added.map((one) => one.path));
+    await forget(drafts.filter((one) => saved.has(one.path)).map((one) => one.key)).catch(() => {});
     labels = null; // nothing is lost by leaving
     location.assign(onward);
-  } catch (error) { fail(error); told(); }
+  } catch (error) { hold(false); fail(error); }
+}
+
+function hold(on) {
+  saving = part("work").inert = on;
+  told();
 }
 part("save").addEventListener("click", save);
 addEventListener("beforeunload", (event) => { if (labels?.changes > 0) event.preventDefault(); });

@@ -18,12 +18,17 @@ export async function entries(archive) {
     const flags = view.getUint16(at + 8, true), method = view.getUint16(at + 10, true);
     const packed = view.getUint32(at + 20, true), offset = view.getUint32(at + 42, true);
     if (flags & 1 || (method !== 0 && method !== 8)) throw new Error("encrypted, or packed in another way");
-    const path = new TextDecoder(flags & 0x800 ? "utf-8" : "windows-1252").decode(name).replaceAll("\\", "/");
+    const path = decoded(name).replaceAll("\\", "/");
     const length = view.getUint32(at + 24, true);
     if (!path.endsWith("/")) found.push({path, size: length, read: () => unpack(archive, offset, packed, method, length)});
     at += 46 + nameLength + extra + comment;
   }
   return found;
+}
+
+/** The name as text: in UTF-8, which some programs write without the flag that says so, or else as Windows has it. */
+function decoded(name) {
+  try { return new TextDecoder("utf-8", {fatal: true}).decode(name); } catch { return new TextDecoder("windows-1252").decode(name); }
 }
 
 async function unpack(archive, offset, packed, method, length) {

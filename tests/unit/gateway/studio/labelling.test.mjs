@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import test from "node:test";
 
 import {at, drawn, entriesOf, Labels, moved, read} from "../../../../services/gateway/studio/static/labelling.js";
+import {entries as filesOf} from "../../../../services/gateway/studio/static/zip.js";
 
 const HEAD = {categories: [[1, "oak"], [2, "elm"], [7, "Oak"]]};
 const image = (id, changes) => ({id, file: `${id}.jpg`, size: [100, 50], tag: "t", category: null, boxes: [], ...changes});
@@ -125,4 +126,20 @@ test("a corner of the chosen box comes before the smallest box at the point", ()
   assert.deepEqual(at(all, 1, {x: 51, y: 21}, 4), {index: 1, part: "se"});
   assert.deepEqual(at(all, 0, {x: 2, y: 2}, 4), {index: 0, part: "nw"});
   assert.equal(at([all[1]], -1, {x: 1, y: 1}, 4), null);
+});
+
+test("names in a zip are UTF-8, with the flag that says so or without", async () => {
+  const entry = (name, flags) => {
+    const bytes = Buffer.alloc(46);
+    bytes.writeUInt32LE(0x02014b50, 0);
+    bytes.writeUInt16LE(flags, 8);
+    bytes.writeUInt16LE(name.length, 28);
+    return Buffer.concat([bytes, name]);
+  };
+  const listed = [entry(Buffer.from("Äpfel/1.jpg"), 0), entry(Buffer.from("Äpfel/2.jpg"), 0x800), entry(Buffer.from("\xc4pfel/3.jpg", "latin1"), 0)];
+  const directory = Buffer.concat(listed), end = Buffer.alloc(22);
+  end.writeUInt32LE(0x06054b50, 0);
+  end.writeUInt32LE(directory.length, 12);
+  const found = await filesOf(new Blob([directory, end]));
+  assert.deepEqual(found.map((one) => one.path), ["Äpfel/1.jpg", "Äpfel/2.jpg", "Äpfel/3.jpg"]);
 });
