@@ -87,7 +87,8 @@ async def _run(stack: "Stack", console: Console) -> None:
         _tell(console, "stopping ...")
     finally:
         await stack.stop()
-    _tell(console, f"stopped; `sightline up --data {escape(str(stack.data))}` continues where this ended")
+    again = f"stopped; `sightline up --data {escape(str(stack.data))}` continues where this ended"
+    _tell(console, again, soft_wrap=True)
 
 
 def _asked_to_stop(stop: asyncio.Event, starting: "asyncio.Task[None]") -> None:
@@ -150,4 +151,4 @@ def print_death(console: Console, died: "Died") -> None:
 def _tell(console: Console, text: str, **how: Any) -> None:
     """Prints the text, unless its terminal, pipe or disk takes no more: the suite does not depend on that."""
     with suppress(OSError, SystemExit):  # Rich ends the process when the reader of a pipe is gone
-        console.print(text, **{"soft_wrap": True, **how})
+        console.print(text, **how)
