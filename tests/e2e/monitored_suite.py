@@ -45,6 +45,7 @@ JOBS = {
     "gateway": "gateway",
     "predictor-worker": "predictor-worker",
 }
+FETCH_SECONDS = 3.0  # after which a frozen worker no longer waits for a job that it would keep
 # Replaces thresholds of hours and dozens in tests of seconds. Otherwise the rules are those that are deployed.
 THRESHOLDS = {
     "SightlineWorkWaits": "3600 -> 2",
@@ -180,6 +181,14 @@ class MonitoredSuite:
             yield
 
     @contextmanager
+    def only_a_worker_whose_children_die(self) -> Generator[None]:
+        """Freezes all trainer workers but a new one, whose training processes end as soon as they have their tasks."""
+        with self.frozen(*(name for name in JOBS if name.startswith("trainer-worker"))):
+            time.sleep(FETCH_SECONDS)
+            with self._another("tests.e2e.doomed_worker", "worker"):
+                yield
+
+    @contextmanager
     def _another(self, *words: str, **settings: str) -> Generator[None]:
         environment = {
             **os.environ,
@@ -195,36 +204,23 @@ class MonitoredSuite:
             stop(process)
 
     @contextmanager
-    def children_killed(self) -> Generator[None]:
-        """Kills every training process as soon as it appears."""
-        with self._sent_to_children(signal.SIGKILL):
-            yield
-
-    @contextmanager
     def children_frozen(self) -> Generator[None]:
         """Freezes every training process, so that running work never ends."""
-        try:
-            with self._sent_to_children(signal.SIGSTOP):
-                yield
-        finally:
-            self._send(signal.SIGCONT)
-
-    @contextmanager
-    def _sent_to_children(self, number: signal.Signals) -> Generator[None]:
         over = threading.Event()
 
-        def send() -> None:
+        def freeze() -> None:
             while not over.wait(0.1):
-                self._send(number)
+                self._send(signal.SIGSTOP)
 
-        thread = threading.Thread(target=send, name=f"sends {number.name}", daemon=True)
-        self._send(number)
+        thread = threading.Thread(target=freeze, name="freezes children", daemon=True)
+        self._send(signal.SIGSTOP)
         thread.start()
         try:
             yield
         finally:
             over.set()
             thread.join()
+            self._send(signal.SIGCONT)
 
     def _send(self, number: signal.Signals) -> None:
         for pid in self._children():

@@ -174,7 +174,7 @@ def test_work_that_waits_for_busy_workers_and_lost_leases_raise_alerts(monitored
 
 
 def test_work_whose_every_attempt_dies_raises_alerts(monitored: MonitoredSuite) -> None:
-    with monitored.children_killed():
+    with monitored.only_a_worker_whose_children_die():
         train(monitored.command, "doomed", "--json")
         alerts = "SightlineTrialsFailing", "SightlineDeadLetters", "SightlineTrainingsFail"
         monitored.prometheus.wait_for(*alerts, seconds=90)
