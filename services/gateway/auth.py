@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from services.gateway.upstream import Metadata
 
-AUTHORIZATION, PROJECT, REQUEST_ID = "authorization", "sightline-project", "x-request-id"
+AUTHORIZATION, PROJECT = "authorization", "sightline-project"
 # In the headers of the retired services, keys; here, tokens.
 KEYS = ("ocp-apim-subscription-key", "prediction-key", "training-key")
 

@@ -8,11 +8,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from services.gateway.auth import REQUEST_ID, metadata_of
+from services.gateway.auth import metadata_of
 from services.gateway.errors import Problem, Refusal, problem_of
 from services.gateway.exchange import Exchange
 from services.gateway.settings import GatewaySettings
-from services.gateway.upstream import Services, Session
+from services.gateway.upstream import REQUEST_ID, Services, Session
 from services.kit import log
 from services.kit.errors import SightlineError
 

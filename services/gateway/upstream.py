@@ -1,5 +1,6 @@
 """The services as one request reaches them: with its caller's token, project and request id."""
 
+import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ Q = TypeVar("Q")
 A = TypeVar("A")
 Metadata = tuple[tuple[str, str], ...]
 UPLOAD_SECONDS = 600.0
+REQUEST_ID = "x-request-id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,11 @@ class Session:
 
     services: Services
     metadata: Metadata
+
+    @property
+    def caller(self) -> str:
+        """Who asks, in as many characters however long the token is."""
+        return hashlib.sha256(repr([pair for pair in self.metadata if pair[0] != REQUEST_ID]).encode()).hexdigest()
 
     @property
     def _sent(self) -> Metadata:

@@ -12,8 +12,10 @@ from services.kit.names import PROJECTS, is_project, root
 UPLOADS = "uploads"
 EVERYTHING = "*"
 # What only the services read and write, even if everything is open.
-_OWN = ("datasets", "models", "weights", "batchPredictions", "feedback", "doctor", UPLOADS, PROJECTS)
-RESERVED = (*_OWN, ".sightline-tmp")
+RESERVED = (
+    *("datasets", "models", "weights", "batchPredictions", "feedback", "doctor"),
+    *(UPLOADS, PROJECTS, ".sightline-tmp"),
+)
 
 _ELSEWHERE = "it is not in an upload of the project"
 

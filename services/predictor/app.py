@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -119,7 +119,7 @@ class Predictor:
         names.check_model(query.model_name, "model_name")
         query.check()
         data, file = await self._image(query)
-        async with self._cache.use(await self._bundle(query), or_earlier=not query.model_version) as model:
+        async with await self._model(query) as model:
             return await self._analysis(model, query, data, file, deadline)
 
     async def analyze_batch(self, queries: Sequence[ImageQuery], deadline: float | None = None) -> list[Analysis]:
@@ -148,10 +148,7 @@ class Predictor:
                     self.streamed.release()
 
         try:
-            async with (
-                self._cache.use(await self._bundle(query), or_earlier=not query.model_version) as model,
-                asyncio.TaskGroup() as group,
-            ):
+            async with await self._model(query) as model, asyncio.TaskGroup() as group:
                 tasks = [group.create_task(one(model, query)) for query in queries]
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
@@ -200,7 +197,7 @@ class Predictor:
         query.check()
         with self._predictions.place(), self._explanations.place():
             data, file = await self._image(query)
-            async with self._cache.use(await self._bundle(query), or_earlier=not query.model_version) as model:
+            async with await self._model(query) as model:
                 runner = model.runner
                 explanation.check_tag(runner.card, tag)  # before the image costs anything
                 made = await self._decoded(
@@ -272,9 +269,13 @@ class Predictor:
         """Sweeps until cancelled."""
         await repeat(self.sweep, partial(self._clock.sleep, every_seconds))
 
-    async def _bundle(self, query: ImageQuery) -> Bundle:
-        """The bundle that answers; use it without awaiting anything in between, or it may be outdated."""
-        return (await self._lookup.find(query.model_name)).bundle(query.model_version)
+    async def _model(self, query: ImageQuery) -> AbstractAsyncContextManager[Entry]:
+        """What answers, in use for a block; enter it without awaiting anything in between, or it may be outdated.
+
+        If the query names no version and the current one cannot be loaded, that is the one before.
+        """
+        bundle = (await self._lookup.find(query.model_name)).bundle(query.model_version)
+        return self._cache.use(bundle, or_earlier=not query.model_version)
 
     async def _image(self, query: ImageQuery) -> tuple[bytes, str]:
         """The image's bytes, and its name in error messages."""

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from sightline.client.transport.addresses import Addresses
 from sightline.local import signing
 from sightline.local.claims import FOLDERS
 from sightline.local.nats_users import ADMIN, USERS
 from sightline.local.programs import Layout, service_programs
+from tests.support.layouts import layout_of
 
 TEXT = (Path(__file__).parents[2] / "docs/operations.md").read_text()
 SETS, LEAVES_OUT = re.findall(r"^- It (?:sets|leaves out) .*?(?=\n-|\n\n)", TEXT, re.MULTILINE | re.DOTALL)
@@ -30,16 +30,7 @@ def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
     for name in [name for name in os.environ if name.startswith("SIGHTLINE_")]:
         monkeypatch.delenv(name)
     signing.keep(tmp_path, used_before=False)
-    return Layout(
-        data=tmp_path,
-        workers=1,
-        addresses=Addresses(),
-        gateway_port=50054,
-        nats_port=4222,
-        nats_passwords=dict.fromkeys((*USERS, ADMIN), "p1"),
-        metrics_ports={},
-        environment={},
-    )
+    return layout_of(tmp_path, dict.fromkeys((*USERS, ADMIN), "p1"))
 
 
 def test_every_folder_of_a_suite_is_named() -> None:

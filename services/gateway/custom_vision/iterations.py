@@ -7,6 +7,7 @@ from contextlib import aclosing
 import grpc
 
 from services.gateway.custom_vision.errors import Missing
+from services.gateway.kept import Kept
 from services.gateway.upstream import Session
 from sightline.v1 import model_service_pb2 as pb
 from sightline.v1.model_pb2 import Model
@@ -18,8 +19,6 @@ KIND, DOMAIN = "customVision.trainingType", "customVision.domain"
 PAGE = 1000
 FRESH_SECONDS = 5.0  # how long a published name is taken to lead to the same model
 REMEMBERED = 1000  # published names
-
-Key = tuple[object, str, str]
 
 
 async def of_project(session: Session, project: str) -> AsyncGenerator[Model]:
@@ -70,19 +69,16 @@ class Published:
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
-        self._known: dict[Key, tuple[Model, float]] = {}
+        self._known = Kept[tuple[str, str, str], tuple[Model, float]](REMEMBERED)
 
     async def model(self, session: Session, project: str, name: str) -> Model:
         """The project's model with this published name, or else with this id; Missing."""
-        caller = tuple(pair for pair in session.metadata if pair[0] != "x-request-id")
-        key = (caller, project, name)
-        known, until = self._known.get(key, (None, 0.0))
+        key = (session.caller, project, name)
+        known, until = self._known.get(key) or (None, 0.0)
         if known and self._monotonic() < until:
             return known
         found = await self._look(session, project, name)
-        if len(self._known) >= REMEMBERED:
-            self._known.clear()
-        self._known[key] = found, self._monotonic() + FRESH_SECONDS
+        self._known.put(key, (found, self._monotonic() + FRESH_SECONDS))
         return found
 
     async def _look(self, session: Session, project: str, name: str) -> Model:

@@ -13,7 +13,6 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from services.gateway.asgi import Receive, Scope, Send, routed
-from services.gateway.auth import REQUEST_ID
 from services.gateway.errors import Problem, Refusal, no_method, problem_of
 from services.gateway.settings import GatewaySettings
 from services.gateway.studio import (
@@ -40,7 +39,7 @@ from services.gateway.studio.cookies import PREFIX, Cookies, forget
 from services.gateway.studio.text import FILE, Text
 from services.gateway.studio.thumbnails import Shrink, Thumbnails
 from services.gateway.studio.visit import Site, Visit
-from services.gateway.upstream import Services, Session
+from services.gateway.upstream import REQUEST_ID, Services, Session
 from services.kit import log
 from services.kit.errors import SightlineError
 

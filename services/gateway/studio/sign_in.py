@@ -5,7 +5,7 @@ import re
 import grpc
 from starlette.responses import RedirectResponse, Response
 
-from services.gateway.auth import AUTHORIZATION, PROJECT, REQUEST_ID
+from services.gateway.auth import AUTHORIZATION, PROJECT
 from services.gateway.errors import problem_of
 from services.gateway.studio.cookies import (
     PREFIX,
@@ -19,7 +19,7 @@ from services.gateway.studio.cookies import (
     new_secret,
 )
 from services.gateway.studio.visit import Visit
-from services.gateway.upstream import Session
+from services.gateway.upstream import REQUEST_ID, Session
 from services.kit.names import is_project
 from sightline.v1.project_service_pb2 import GetProjectRequest
 

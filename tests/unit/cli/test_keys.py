@@ -10,10 +10,10 @@ from services.kit.telemetry import MemoryTelemetry
 from services.vision.signatures import SignatureRule
 from services.vision.signing import Signer, Verifier
 from sightline.client.keys import PREFIX, digest
-from sightline.client.transport.addresses import Addresses
 from sightline.client.transport.credentials import VARIABLES, Credentials
-from sightline.local.programs import Layout, environment
+from sightline.local.programs import environment
 from tests.support.certificates import Authority
+from tests.support.layouts import layout_of
 
 
 def test_a_key_is_printed_once_and_the_services_accept_its_line(sightline):
@@ -92,16 +92,7 @@ def test_a_shells_settings_for_another_suite_do_not_reach_this_suites_processes(
     for name in ("TOKEN", "TOKEN_FILE", "TLS_CERTIFICATE", "AUTH_KEYS", "NATS_CA", "INSECURE"):
         monkeypatch.setenv(f"SIGHTLINE_{name}", "of another suite")
     monkeypatch.setenv("SIGHTLINE_LOG_LEVEL", "DEBUG")
-    layout = Layout(
-        data=tmp_path,
-        workers=1,
-        addresses=Addresses(),
-        gateway_port=50054,
-        nats_port=4222,
-        nats_passwords={"dataset-api": "x"},
-        metrics_ports={},
-        environment={"SIGHTLINE_AUTH_KEYS": "meant for this one"},
-    )
+    layout = layout_of(tmp_path, {"dataset-api": "x"}, environment={"SIGHTLINE_AUTH_KEYS": "meant for this one"})
     found = environment(layout, "dataset", {})
     assert "of another suite" not in found.values()
     assert found["SIGHTLINE_AUTH_KEYS"] == "meant for this one"

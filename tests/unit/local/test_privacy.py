@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from services.kit.settings import Settings
-from sightline.client.transport.addresses import Addresses
 from sightline.local import claims, nats, nats_users, signing
 from sightline.local.processes import Child, Program
 from sightline.local.programs import Layout, service_programs
+from tests.support.layouts import layout_of
 
 
 def mode(path: Path) -> int:
@@ -69,17 +69,7 @@ async def test_what_the_programs_write_is_their_user_s_own(tmp_path: Path) -> No
 
 @pytest.fixture
 def layout(tmp_path: Path) -> Layout:
-    passwords = nats_users.kept_passwords(tmp_path / "passwords.json")
-    return Layout(
-        data=tmp_path,
-        workers=2,
-        addresses=Addresses(),
-        gateway_port=50054,
-        nats_port=4222,
-        nats_passwords=passwords,
-        metrics_ports={},
-        environment={},
-    )
+    return layout_of(tmp_path, nats_users.kept_passwords(tmp_path / "passwords.json"), workers=2)
 
 
 def test_each_process_logs_in_to_nats_as_its_own_user(layout: Layout) -> None:
