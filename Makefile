@@ -102,9 +102,10 @@ fmt: setup ## Format Python and protos, and fix what the linter can fix
 	@$(BIN)/ruff check --quiet --fix-only $(SOURCES)
 	@$(NODE)/buf format --write protos
 
+# Without restarts, as with --dist loadfile pytest-xdist 3.8 waits for ever for what a crashed process had finished.
 .PHONY: test
 test: setup ## Run every test, files side by side in two processes (PROCESSES=4)
-	@$(BIN)/python -m pytest -n $(or $(PROCESSES),2) --dist loadfile
+	@$(BIN)/python -m pytest -n $(or $(PROCESSES),2) --dist loadfile --max-worker-restart 0
 
 .PHONY: test-long
 test-long: setup ## Run the tests that `make test` leaves out because they take minutes

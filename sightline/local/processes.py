@@ -34,7 +34,7 @@ class Died:
     """A program ended without being stopped."""
 
     name: str
-    how: str  # `status 1`, `SIGKILL`
+    how: str  # `status 1`, `SIGKILL`, `not started: Permission denied`
     pause_seconds: float  # until it is restarted
     log_tail: str  # the end of its log
 
@@ -44,7 +44,8 @@ class Child:
 
     Law: the program has its own process group, of which nothing is left once the program has ended. It dies with this
     process, however that ends. Its output is appended to the log, which is rotated when it is too long. A program that
-    dies is restarted after a pause, which doubles with each death up to half a minute, without limit.
+    dies, or cannot be started again, is restarted after a pause, which doubles with each death up to half a minute,
+    without limit.
     """
 
     def __init__(self, program: Program, log: Path, on_death: Callable[[Died], None]) -> None:
@@ -86,20 +87,27 @@ class Child:
         return tail(self.log)
 
     async def _keep(self) -> None:
-        pause_seconds = PAUSE_SECONDS[0]
-        while self._process:
-            began = time.monotonic()
-            status = await self._process.wait()
-            _kill_group(self._process.pid)
-            if self._stopping:
-                return
+        pause_seconds, began = PAUSE_SECONDS[0], time.monotonic()
+        how = await self._ended()
+        while not self._stopping:
             self.deaths += 1
             if time.monotonic() - began >= STEADY_SECONDS:
                 pause_seconds = PAUSE_SECONDS[0]
-            self._on_death(Died(self.program.name, _how(status), pause_seconds, self.log_tail()))
+            self._on_death(Died(self.program.name, how, pause_seconds, self.log_tail()))
             await asyncio.sleep(pause_seconds)
-            pause_seconds = min(2 * pause_seconds, PAUSE_SECONDS[1])
-            await self._spawn()
+            pause_seconds, began = min(2 * pause_seconds, PAUSE_SECONDS[1]), time.monotonic()
+            try:
+                await self._spawn()
+                how = await self._ended()
+            except OSError as error:  # a limit of processes or files, a full disk: it may pass
+                how = f"not started: {error.strerror}"
+
+    async def _ended(self) -> str:
+        """Waits until nothing of the program's group is left; returns how the program ended."""
+        assert self._process
+        status = await self._process.wait()
+        _kill_group(self._process.pid)
+        return _how(status)
 
     async def _spawn(self) -> None:
         """Starts a new process, unless the child is being stopped."""

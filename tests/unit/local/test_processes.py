@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -24,6 +25,22 @@ async def test_a_program_that_dies_is_restarted_and_the_end_of_its_log_is_report
     assert deaths[0].log_tail == "alas"
     assert deaths[1].pause_seconds == 2 * deaths[0].pause_seconds
     assert child.pid is None
+
+
+async def test_a_program_that_cannot_be_started_again_is_tried_until_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sightline.local.processes.PAUSE_SECONDS", (0.001, 0.01))
+    logs, deaths = tmp_path / "logs", list[Died]()
+    child = Child(_program("import sys; sys.stdin.read(); sys.exit(3)"), logs / "p.log", deaths.append)
+    await child.start()
+    shutil.rmtree(logs)
+    logs.touch()
+    await eventually(lambda: len(deaths) >= 3)
+    logs.unlink()
+    await eventually(lambda: deaths[-1].how == "status 3")
+    await child.stop(1.0)
+    assert deaths[1].how == "not started: File exists"
 
 
 async def test_a_program_that_does_not_stop_is_killed_after_the_grace(tmp_path: Path) -> None:
