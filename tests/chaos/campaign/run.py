@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -110,6 +110,18 @@ def records(wanted: Wanted, folder: Path, say: Say) -> Outcome:
     )
 
 
+def _with_news(planned: Iterable[Planned], campaign: suite.Campaign, say: Say) -> Iterator[Planned]:
+    """The faults; after every hundred it prints the figures so far, and what was violated since the last time."""
+    told = 0
+    for one in planned:
+        if one.number and one.number % 100 == 0:
+            say(json.dumps(campaign.figures()))
+            for violation in campaign.tally.violations[told:]:
+                say(f"violated: {violation}")
+                told += 1
+        yield one
+
+
 def whole(wanted: Wanted, folder: Path, say: Say) -> Outcome:
     """The campaign on the whole suite."""
     planned = faults.schedule(wanted.seed, wanted.only or [*faults.BROKER, *faults.SUITE], PAUSE_SECONDS, wanted.pace)
@@ -118,7 +130,7 @@ def whole(wanted: Wanted, folder: Path, say: Say) -> Outcome:
         wanted.seed, folder, callers=wanted.callers, replicas=2, models=wanted.models, pace=wanted.pace
     ) as campaign:
         say(f"the suite runs after {time.monotonic() - began:.0f} s")
-        done = disturb(campaign.site, planned, wanted.minutes, say, campaign.outages)
+        done = disturb(campaign.site, _with_news(planned, campaign, say), wanted.minutes, say, campaign.outages)
     seconds = round(time.monotonic() - began)
     figures = {"seed": wanted.seed, "seconds": seconds, "faults": done.total(), **campaign.figures()}
     return Outcome(figures | {"of each": dict(done)}, campaign.tally.violations)
