@@ -88,7 +88,10 @@ def _requested(
 
 
 def _span(given: Duration, field: str) -> timedelta:
-    """A time in whole microseconds, rounded down; InvalidRequest out of range."""
+    """A time in whole microseconds, rounded down; InvalidRequest out of range, or if it is no valid Duration."""
+    if abs(given.nanos) >= 1_000_000_000 or given.seconds * given.nanos < 0:
+        problem = f"{given.nanos} is not within ±999,999,999, or has another sign than its seconds, {given.seconds}."
+        raise InvalidRequest(field=f"{field}.nanos", problem=problem)
     microseconds = given.seconds * 1_000_000 + given.nanos // 1000  # may be more than a timedelta can hold
     if not 0 < microseconds <= MAX_BUDGET // MICROSECOND:
         problem = f"{microseconds / 1e6:.16g} s is not above 0 and at most {MAX_BUDGET // timedelta(hours=1)} hours."

@@ -21,4 +21,4 @@ def condition(exchange: Exchange, current: str) -> str:
     if header in ("", "*"):
         return ""
     named = [one or other for one, other in _ETAG.findall(header)]
-    return current if current in named else named[0] if named else "none"
+    return current if current in named else next(filter(None, named), "none")

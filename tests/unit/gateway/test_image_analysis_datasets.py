@@ -135,7 +135,9 @@ async def test_an_unknown_version_of_the_api_is_refused():
     assert "2023-04-01-preview" in response.json()["error"]["message"]
 
 
-@pytest.mark.parametrize(("header", "etag"), [('"7"', "7"), ('W/"7"', "7"), ('"6", "7"', "7"), ("*", ""), ("", "")])
+@pytest.mark.parametrize(
+    ("header", "etag"), [('"7"', "7"), ('W/"7"', "7"), ('"6", "7"', "7"), ("*", ""), ("", ""), ('""', "none")]
+)
 async def test_a_change_is_made_only_to_the_revision_that_if_match_names(header: str, etag: str):
     known = dataset(custom_properties={"kept": "1", "removed": "2"})
     answers = {"GetDataset": lambda request: known, "UpdateDataset": lambda request: dataset(etag="8")}

@@ -191,6 +191,12 @@ def test_a_budget_out_of_range_is_refused_by_name(budget: Duration) -> None:
         model_from(request(budget), SystemClock())
 
 
+@pytest.mark.parametrize("budget", [Duration(seconds=9, nanos=-1), Duration(seconds=9, nanos=1_000_000_000)])
+def test_a_budget_that_is_no_valid_duration_is_refused(budget: Duration) -> None:
+    with pytest.raises(InvalidRequest, match=r"time_budget\.nanos: .* is not within"):
+        model_from(request(budget), SystemClock())
+
+
 def test_hours_beyond_the_limit_are_shown_in_whole_seconds() -> None:
     with pytest.raises(InvalidRequest, match=r"time_budget: 1040400 s is not above 0 and at most 288 hours"):
         model_from(request(Duration(seconds=289 * 3600)), SystemClock())
