@@ -13,7 +13,7 @@ from tests.chaos.campaign.calls import Api, Refused, Replica, Unanswered
 from tests.chaos.campaign.history import Violation
 
 T = TypeVar("T")
-STEP_SECONDS = 90.0  # in which a step must end, however many faults there are: beyond it something is stuck
+STEP_SECONDS = 90.0  # in which a call must succeed and work get on, however many faults there are: else it is stuck
 POLL_SECONDS = 0.3
 
 
@@ -63,8 +63,10 @@ class Asker:
             raise Violation(f"{name} was deleted {STEP_SECONDS:.0f} s ago, and is still there")
 
     def _until(self, find: Callable[[], T], holds: Callable[[T], bool]) -> T:
-        """The first result that holds; the last one after STEP_SECONDS."""
-        deadline = time.monotonic() + STEP_SECONDS
-        while not holds(found := find()) and time.monotonic() < deadline:
+        """The first result that holds, or one that has not changed for STEP_SECONDS."""
+        found, since = find(), time.monotonic()
+        while not holds(found) and time.monotonic() < since + STEP_SECONDS:
             time.sleep(POLL_SECONDS)
+            before, found = found, find()
+            since = since if found == before else time.monotonic()
         return found
