@@ -1,14 +1,15 @@
 """The use cases of the dataset api, without gRPC."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 from services.dataset import store
 from services.dataset.compare import ComparisonPage, Comparisons, Side
-from services.dataset.domain import ADVANCE, COLLECTION, MAX_VERSIONS, DatasetRecord, NewDataset, State
+from services.dataset.domain import ADVANCE, COLLECTION, MAX_VERSIONS, CategoryCount, DatasetRecord, NewDataset, State
 from services.dataset.finding_rules import Severity
 from services.dataset.findings import Finding
+from services.dataset.finish import category_counts
 from services.dataset.images import Piece, read_images
 from services.dataset.quotas import Quotas
 from services.dataset.samples import Samples, read_samples
@@ -42,7 +43,6 @@ from services.kit.names import check_id, new_uid, own, parse
 from services.kit.paging import check_page_size, decode_token, encode_token, page_of
 from services.kit.queue import Queue
 from services.kit.records import Versioned
-from services.vision.snapshot import Category
 from sightline.plurals import counted
 
 MAX_URIS = 10
@@ -84,9 +84,12 @@ class Datasets:
         With `new_version`, a dataset of the name gets the files as its next version.
         """
         draft = self._draft(new, validate_only=validate_only)
-        if new_version:
-            with suppress(DatasetNotFound):
-                return await self._revise(draft, await self._datasets.get(draft.name), validate_only=validate_only)
+        with suppress(DatasetNotFound):
+            present = await self._datasets.get(draft.name)
+            if present.value.repeats(draft):
+                return present
+            if new_version:
+                return await self._revise(draft, present.value, validate_only=validate_only)
         arguments = draft.annotation_kind, draft.annotation_file_uris
 
         async def checked() -> DatasetRecord:
@@ -110,23 +113,27 @@ class Datasets:
         return created
 
     async def _revise(
-        self, draft: DatasetRecord, present: Versioned[DatasetRecord], *, validate_only: bool
+        self, draft: DatasetRecord, record: DatasetRecord, *, validate_only: bool
     ) -> Versioned[DatasetRecord]:
-        record = present.value
-        if draft.request_id and draft.request_id == record.request_id:
-            return present
         if draft.annotation_kind is not record.annotation_kind:
             problem = f"{record.name} is for {record.annotation_kind}, and so are all its versions."
             raise InvalidRequest(field="dataset.annotation_kind", problem=problem)
         if len(record.versions) >= MAX_VERSIONS - 1:
             problem = f"{record.name} has {MAX_VERSIONS} versions, the most possible; choose another dataset_id."
             raise InvalidRequest(field="new_version", problem=problem)
+        if draft.request_id and draft.request_id == record.request_id:  # of a call with other files
+            raise DatasetAlreadyExists(name=draft.name)
         now = self._clock.now()
         planned = record.revised(draft, now)
+        self._quotas.check_storage(acting_project(), 0)
         await self._check_uris(draft.annotation_file_uris, validate_only=validate_only)
         if validate_only:
             return Versioned(planned, 0)
-        revised = await self._datasets.change(draft.name, lambda found: found.revised(draft, now))
+
+        def decide(found: DatasetRecord) -> DatasetRecord:
+            return found if found.repeats(draft) else found.revised(draft, now)
+
+        revised = await self._datasets.change(draft.name, decide)
         await announce(self._queue, ADVANCE, Job(draft.name, revised.value.generation))
         _log.info("dataset_version_created", dataset=draft.name, version=revised.value.version)
         return revised
@@ -180,11 +187,22 @@ class Datasets:
         parse(name, COLLECTION, field=field)
         return await self._datasets.get(name)
 
-    async def categories(self, record: DatasetRecord) -> tuple[Category, ...]:
-        """All categories of a READY dataset; none in other states."""
-        if not record.manifest_key:
-            return ()
-        return (await store.get_manifest(self._blobs, record.manifest_key)).categories
+    async def get_full(self, name: str) -> tuple[Versioned[DatasetRecord], tuple[CategoryCount, ...]]:
+        """The current dataset with all categories of its snapshot; DatasetNotFound.
+
+        In DELETING, when the snapshot may be gone, these are the ones that the record lists.
+        """
+        found = await self.get(name)
+        try:
+            return found, await self._categories(found.value)
+        except BlobNotFound:
+            found = await self.get(name)  # it is being deleted since
+            return found, await self._categories(found.value)
+
+    async def _categories(self, record: DatasetRecord) -> tuple[CategoryCount, ...]:
+        if record.state is State.DELETING or not record.manifest_key:
+            return record.stats.categories if record.stats else ()
+        return category_counts((await store.get_manifest(self._blobs, record.manifest_key)).categories)
 
     def page(self, page_size: int, page_token: str) -> tuple[list[Versioned[DatasetRecord]], str]:
         """A page ordered by name, and the next page's token."""
@@ -201,24 +219,24 @@ class Datasets:
         return await self._datasets.change(name, decide, etag)
 
     async def delete(self, name: str, etag: str, *, force: bool = False) -> None:
-        """Marks the dataset DELETING and announces its removal; if it already is DELETING, announces it again.
+        """Marks the dataset DELETING and announces its removal.
 
+        If it already is DELETING, whatever the etag, which the first attempt of a call changes: announces it again.
         DatasetInUse, unless `force`; EtagMismatch.
         """
         parse(name, COLLECTION)
-        while True:
-            found = await self._datasets.get(name)
-            if found.value.state is not State.DELETING and etag in ("", found.etag):
+        while (marked := await self._datasets.get(name)).value.state is not State.DELETING:
+            found = marked
+            if etag in ("", found.etag):
                 await self._close(name, found.revision, force=force)
             try:
                 marked = await self._datasets.change(
                     name, lambda record: record.deleting(self._clock.now()), etag or found.etag
                 )
+                break
             except EtagMismatch:
-                if etag:
+                if etag not in ("", found.etag):
                     raise
-                continue
-            break
         await announce(self._queue, ADVANCE, Job(name, marked.value.generation))
         _log.info("dataset_deletion_requested", dataset=name, force=force)
 
@@ -253,33 +271,43 @@ class Datasets:
         """
         record = (await self.get(name, "parent")).value
         key = _manifest_key(record, version)
-        try:
+        async with self._unless_deleted(record):
             async for piece in read_images(self._blobs, name, key, after, annotations_only=annotations_only):
                 yield piece
-        except DatasetChanged:
-            present = (await self.get(name)).value
-            if present.uid != record.uid or present.state is State.DELETING:
-                raise DatasetNotFound(name=name) from None
+
+    @asynccontextmanager
+    async def _unless_deleted(self, *records: DatasetRecord) -> AsyncGenerator[None]:
+        """DatasetNotFound for a blob that is missing because one of the datasets is being deleted."""
+        try:
+            yield
+        except (BlobNotFound, DatasetChanged):
+            for record in records:
+                present = (await self._datasets.get(record.name)).value
+                if present.uid != record.uid or present.state is State.DELETING:
+                    raise DatasetNotFound(name=record.name) from None
             raise
 
     async def list_findings(
         self, name: str, page_size: int, page_token: str, severity: Severity | None, codes: Sequence[str]
     ) -> tuple[list[Finding], str]:
-        """A page of findings, worst first, and the next page's token; empty until validation has ended."""
+        """A page of findings, worst first, and the next page's token.
+
+        Empty until validation has ended, and in DELETING.
+        """
         record = (await self.get(name, "parent")).value
         size, wanted = check_page_size(page_size), frozenset(codes)
         if len(wanted) > MAX_CODES:
             raise InvalidRequest(field="codes", problem=f"{len(wanted)} codes are more than {MAX_CODES}.")
-        scope = "|".join((name, record.uid, severity or "", *sorted(wanted)))
-        after = decode_token(scope, page_token)
-        if not record.findings_key:
+        scope = "|".join((name, record.findings_key, severity or "", *sorted(wanted)))
+        if not record.findings_key or record.state is State.DELETING:
             return [], ""
         chosen: list[Finding] = []
-        start = _place(after, page_token)
-        async for place, finding in store.list_findings(self._blobs, record.findings_key, severity, wanted, start):
-            if len(chosen) == size:
-                return chosen, encode_token(scope, f"{place[0]}:{place[1]}")
-            chosen.append(finding)
+        start = _place(decode_token(scope, page_token), page_token)
+        async with self._unless_deleted(record):
+            async for place, finding in store.list_findings(self._blobs, record.findings_key, severity, wanted, start):
+                if len(chosen) == size:
+                    return chosen, encode_token(scope, f"{place[0]}:{place[1]}")
+                chosen.append(finding)
         return chosen, ""
 
     async def samples(
@@ -287,18 +315,20 @@ class Datasets:
     ) -> tuple[Samples, str]:
         """A page of images to look at, and the next page's token; DatasetNotFound, DatasetNotReady."""
         size, side = check_page_size(page_size), await self._side(name, "parent")
-        scope = f"{side.record.uid}|{per_category}|{sorted(ids)}"
+        scope = f"{side.record.manifest_key}|{per_category}|{sorted(ids)}"
         start = _number(decode_token(scope, page_token), page_token)
-        found = await read_samples(self._blobs, side.manifest, per_category, ids, start, size)
+        async with self._unless_deleted(side.record):
+            found = await read_samples(self._blobs, side.manifest, per_category, ids, start, size)
         return found, encode_token(scope, str(found.next_start)) if found.next_start else ""
 
     async def compare(self, training: str, test: str, page_size: int, page_token: str) -> ComparisonPage:
         """A page of the comparison of two READY datasets; DatasetNotFound, DatasetNotReady."""
         size = check_page_size(page_size)
         sides = [await self._side(training, "training_dataset"), await self._side(test, "test_dataset")]
-        scope = "|".join(side.record.uid for side in sides)
+        scope = "|".join(side.record.manifest_key for side in sides)
         start = _number(decode_token(scope, page_token), page_token)
-        whole = await self._comparisons.of(*sides)
+        async with self._unless_deleted(*(side.record for side in sides)):
+            whole = await self._comparisons.of(*sides)
         end = min(start + size, len(whole.pairs))
         token = encode_token(scope, str(end)) if end < len(whole.pairs) else ""
         return ComparisonPage(whole, whole.pairs[start:end], start == 0, token)
@@ -308,7 +338,8 @@ class Datasets:
         record = (await self._datasets.get(name)).value
         if record.state is not State.READY:
             raise DatasetNotReady(name=name, state=record.state)
-        return Side(record, await store.get_manifest(self._blobs, record.manifest_key))
+        async with self._unless_deleted(record):
+            return Side(record, await store.get_manifest(self._blobs, record.manifest_key))
 
 
 def _number(after: str, token: str) -> int:

@@ -3,7 +3,7 @@
 import asyncio
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -90,22 +90,49 @@ class ComparisonPage:
     next_token: str
 
 
+@dataclass(slots=True, eq=False)
+class _Work:
+    """A comparison, perhaps not finished."""
+
+    task: "asyncio.Task[Comparison]" = field(init=False)
+    waiting: int = 0  # callers
+    begun: bool = False
+
+
 class Comparisons:
-    """The latest comparisons, so that their pages are not computed again; snapshots never change."""
+    """The latest comparisons, so that their pages are not computed again; snapshots never change.
+
+    One is computed at a time, to its end; another that nobody waits for any more is not begun.
+    """
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
-        self._latest: dict[tuple[str, str], asyncio.Task[Comparison]] = {}
+        self._turn = asyncio.Lock()
+        self._latest: dict[tuple[str, str], _Work] = {}
 
     async def of(self, training: Side, test: Side) -> Comparison:
         """The comparison; callers who want the same at once share the work."""
-        key = training.record.uid, test.record.uid
-        if (task := self._latest.pop(key, None)) is None or (task.done() and (task.cancelled() or task.exception())):
-            task = asyncio.create_task(compare(self._blobs, training, test), name="compare datasets")
-        self._latest[key] = task
-        while len(self._latest) > KEPT:
-            del self._latest[next(iter(self._latest))]
-        return await asyncio.shield(task)
+        key = training.record.manifest_key, test.record.manifest_key
+        work = self._latest.pop(key, None)
+        if work is None or (work.task.done() and (work.task.cancelled() or work.task.exception())):
+            work = _Work()
+            work.task = asyncio.create_task(self._compare(work, training, test), name="compare datasets")
+        self._latest[key] = work
+        for old in [one for one, other in self._latest.items() if other.task.done()][:-KEPT]:
+            del self._latest[old]
+        work.waiting += 1
+        try:
+            return await asyncio.shield(work.task)
+        finally:
+            work.waiting -= 1
+            if not work.waiting and not work.begun:
+                work.task.cancel()
+                self._latest.pop(key, None)
+
+    async def _compare(self, work: _Work, training: Side, test: Side) -> Comparison:
+        async with self._turn:
+            work.begun = True
+            return await compare(self._blobs, training, test)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ COLLECTION = "datasets"
 ADVANCE = "ingest-dataset"  # job: do whatever is due for a dataset, named `datasets/{dataset}`
 CHECK = "ingest-chunk"  # job: check one chunk of images, named `datasets/{dataset}/chunks/{number}`
 MAX_VERSIONS = 100  # of a dataset, to keep records small
+MAX_REQUEST_IDS = 200  # of earlier calls
 INLINE_CATEGORIES = 100  # beyond this, categories are only in the manifest, to keep records small
 
 
@@ -203,6 +204,7 @@ class DatasetRecord:
     version_time: datetime | None = None  # when the files of this version were registered; None for the first
     versions: tuple[Version, ...] = ()  # the earlier ones, each with its snapshot
     traceparent: str = ""  # of the call that registered its files
+    earlier_request_ids: tuple[str, ...] = ()  # of the calls that registered earlier files, those that failed too
 
     @property
     def prefix(self) -> str:
@@ -344,7 +346,18 @@ class DatasetRecord:
             version_time=now,
             versions=kept,
             traceparent=draft.traceparent,
+            earlier_request_ids=(*self.earlier_request_ids, *filter(None, [self.request_id]))[-MAX_REQUEST_IDS:],
         )
+
+    def repeats(self, draft: "DatasetRecord") -> bool:
+        """Whether the draft's call, which its request id tells, has been carried out.
+
+        That of the latest files also has their kind and uris; uris of earlier ones are not remembered.
+        """
+        if draft.request_id and draft.request_id == self.request_id:
+            files = self.annotation_kind, self.annotation_file_uris
+            return files == (draft.annotation_kind, draft.annotation_file_uris)
+        return draft.request_id in self.earlier_request_ids
 
     def deleting(self, now: datetime) -> "DatasetRecord":
         """(d) Marks the dataset for removal; idempotent."""

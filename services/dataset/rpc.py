@@ -8,7 +8,6 @@ from google.protobuf.empty_pb2 import Empty
 
 from services.dataset import look_wire, wire
 from services.dataset.app import Datasets
-from services.dataset.finish import category_counts
 from services.dataset.upload import Part, Uploads
 from services.kit import caller_fields
 from services.kit.blobs import to_uri
@@ -34,10 +33,9 @@ class DatasetServicer(service_grpc.DatasetServiceServicer):
         return wire.dataset_message(created, self._bucket)
 
     async def GetDataset(self, request: service_pb.GetDatasetRequest, context: Context) -> pb.Dataset:
-        found = await self._datasets.get(request.name)
         if request.view != pb.Dataset.FULL:
-            return wire.dataset_message(found, self._bucket)
-        categories = category_counts(await self._datasets.categories(found.value))
+            return wire.dataset_message(await self._datasets.get(request.name), self._bucket)
+        found, categories = await self._datasets.get_full(request.name)
         return wire.full_message(found, self._bucket, categories)
 
     async def ListDatasets(

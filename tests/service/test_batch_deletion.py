@@ -80,7 +80,9 @@ async def test_an_etag_that_is_not_current_deletes_nothing() -> None:
         await finished(batches)
         with pytest.raises(EtagMismatch):
             await delete(batches, etag="1")
-        await delete(batches, etag=(await batches.app.get(NAME)).etag)
+        etag = (await batches.app.get(NAME)).etag
+        for _ in range(2):  # a call may be repeated
+            await delete(batches, etag=etag)
 
 
 async def test_a_chunk_in_progress_stops_at_its_next_heartbeat() -> None:

@@ -1,9 +1,11 @@
 """Comparing a training dataset with a test dataset."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -11,7 +13,9 @@ import pytest
 from grpc import StatusCode
 from PIL import Image, ImageOps
 
+from services.dataset import compare
 from services.dataset.store import get_manifest
+from services.kit.memory import MemoryBlobs
 from services.vision.snapshot import read_index, write_index
 from sightline.v1 import dataset_service_pb2 as service_pb
 from tests.service.test_dataset_duplicates import picture
@@ -204,3 +208,42 @@ def upright(data: bytes) -> bytes:
     out = BytesIO()
     ImageOps.exif_transpose(Image.open(BytesIO(data))).save(out, "PNG")
     return out.getvalue()
+
+
+async def test_a_new_version_is_compared_anew(world: World):
+    await registered(world, "training", numbered(0, 4, "cat") | numbered(4, 4, "dog"))
+    await registered(world, "test", numbered(0, 2, "cat") | numbered(4, 2, "dog"))
+    page = await compared(world, page_size=1)
+    assert page.exact_count == 4
+    others = numbered(20, 4, "cat") | numbered(30, 4, "dog")
+    await registered(world, "others", others)
+    uri = (await world.get("others")).annotation_file_uris[0]
+    await world.stub.CreateDataset(world.request("test", uris=[uri], new_version=True))
+    await world.work()
+    assert (await compared(world)).exact_count == 0
+    async with refused(StatusCode.INVALID_ARGUMENT, "InvalidPageToken", ""):
+        await compared(world, page_size=1, page_token=page.next_page_token)
+
+
+async def test_one_comparison_runs_at_a_time_and_what_nobody_waits_for_is_not_begun(monkeypatch: pytest.MonkeyPatch):
+    begun, go = list[str](), asyncio.Event()
+
+    async def slow(blobs: Any, training: Any, test: Any) -> str:
+        begun.append(test.record.manifest_key)
+        await go.wait()
+        return f"compared with {begun[-1]}"
+
+    monkeypatch.setattr(compare, "compare", slow)
+    sides = [SimpleNamespace(record=SimpleNamespace(manifest_key=str(number))) for number in range(50)]
+    comparisons: Any = compare.Comparisons(MemoryBlobs())
+    calls = [asyncio.create_task(comparisons.of(sides[0], side)) for side in sides]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    for call in calls[:-1]:
+        call.cancel()
+    await asyncio.gather(*calls[:-1], return_exceptions=True)
+    go.set()
+    assert await calls[-1] == "compared with 49"
+    assert begun == ["0", "49"]
+    assert await comparisons.of(sides[0], sides[0]) == "compared with 0"
+    assert begun == ["0", "49"]

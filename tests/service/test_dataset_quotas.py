@@ -152,6 +152,17 @@ async def test_earlier_versions_count_too_while_the_next_one_is_checked(world: W
     assert record.value.stored_bytes == first + record.value.stats.stored_bytes
 
 
+async def test_a_version_beyond_the_quota_is_refused_and_leaves_the_dataset_as_it_is(world: World) -> None:
+    await world.register(*tagged(4))
+    await world.put(*tagged(5), key="uploads/second/train.json")
+    limit(world, storage_bytes=1)
+    for validate_only in (True, False):
+        uris = ["s3://sightline/uploads/second/train.json"]
+        async with refused(FULL, "QuotaExceeded", "Project default, storage"):
+            await world.stub.CreateDataset(world.request(uris=uris, new_version=True, validate_only=validate_only))
+    assert (await world.get()).state == pb.Dataset.READY
+
+
 async def test_what_is_published_is_what_is_stored_and_projects_are_apart(world: World) -> None:
     await world.upload({"a.bin": b"x" * 11})
     await world.register(coco([], []), {}, "broken")

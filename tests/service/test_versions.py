@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -106,6 +107,51 @@ async def test_a_repeated_request_makes_one_version(world: World) -> None:
     await world.register(*tagged(4))
     first = await revise(world, 6, request_id="r1")
     assert (await revise(world, 6, request_id="r1")).etag == first.etag
+
+
+async def test_a_repeated_request_of_an_earlier_version_makes_none(world: World) -> None:
+    await world.put(*tagged(4))
+    first = world.request(request_id="r0")
+    await world.stub.CreateDataset(first)
+    await world.work()
+    second = await revise(world, 6, request_id="r1")
+    await revise(world, 5, request_id="r2")
+    for late in (first, world.request(uris=second.annotation_file_uris, new_version=True, request_id="r1")):
+        assert (await world.stub.CreateDataset(late)).version == 3
+
+
+async def test_a_request_id_of_a_call_with_other_files_or_another_kind_is_refused(world: World) -> None:
+    await world.register(*tagged(4))
+    await revise(world, 6, request_id="r1")
+    async with refused(StatusCode.ALREADY_EXISTS, "DatasetAlreadyExists", "pets"):
+        await revise(world, 5, request_id="r1")
+    async with refused(StatusCode.INVALID_ARGUMENT, "InvalidRequest", "is for IMAGE_CLASSIFICATION"):
+        await world.stub.CreateDataset(world.request(kind="OBJECT_DETECTION", new_version=True, request_id="r1"))
+
+
+async def test_equal_requests_at_once_make_one_version(world: World) -> None:
+    await world.register(*tagged(4))
+    await world.put(*tagged(6), key="uploads/v6/train.json")
+    request = world.request(uris=["s3://sightline/uploads/v6/train.json"], new_version=True, request_id="r1")
+    both = await asyncio.gather(*(world.stub.CreateDataset(request) for _ in range(2)))
+    assert [one.version for one in both] == [2, 2]
+
+
+async def test_a_page_token_is_of_one_version(world: World) -> None:
+    described, files = tagged(8)
+    same = next(iter(files.values()))
+    await world.register(described, dict.fromkeys(files, same))
+    listing = service_pb.ListFindingsRequest(parent="datasets/pets", page_size=1)
+    listing.page_token = (await world.stub.ListFindings(listing)).next_page_token
+    looking = service_pb.ListDatasetSamplesRequest(parent="datasets/pets", per_category=2, page_size=1)
+    looking.page_token = (await world.stub.ListDatasetSamples(looking)).next_page_token
+    assert listing.page_token
+    assert looking.page_token
+    await revise(world, 6)
+    async with refused(StatusCode.INVALID_ARGUMENT, "InvalidPageToken", ""):
+        await world.stub.ListFindings(listing)
+    async with refused(StatusCode.INVALID_ARGUMENT, "InvalidPageToken", ""):
+        await world.stub.ListDatasetSamples(looking)
 
 
 async def test_trying_changes_nothing_and_says_what_would_be(world: World) -> None:

@@ -194,8 +194,9 @@ class BatchPredictions:
         return changed
 
     async def delete(self, name: str, etag: str, *, force: bool = False) -> None:
-        """Marks it DELETING and announces its removal; if it already is DELETING, announces it again.
+        """Marks it DELETING and announces its removal.
 
+        If it already is DELETING, whatever the etag, which the first attempt of a call changes: announces it again.
         NotFound, EtagMismatch; WrongState before its end, unless `force`.
         """
         parse(name, COLLECTION)
@@ -206,7 +207,9 @@ class BatchPredictions:
                 raise WrongState(name=name, state=record.state, verb="deleting", allowed=allowed)
             return record.deleting(self.clock.now())
 
-        marked = await self.batches.change(name, decide, etag)
+        marked = await self.get(name)
+        if not marked.value.is_deleting:
+            marked = await self.batches.change(name, decide, etag)
         await announce(self.queue, ADVANCE, advance_job(marked.value))
         _log.info("batch_prediction_deletion_requested", name=name, force=force)
 

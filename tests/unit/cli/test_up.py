@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
@@ -61,7 +61,7 @@ def test_a_death_that_cannot_be_printed_harms_nothing() -> None:
 
 
 @contextmanager
-def suite(data: Path, output: int, hangup: str) -> Iterator[subprocess.Popen[bytes]]:
+def suite(data: Path, output: int, hangup: str) -> Generator[subprocess.Popen[bytes]]:
     """The suite; whoever starts it has left SIGHUP like this."""
     process = subprocess.Popen([sys.executable, "-c", SUITE, data, hangup], stdout=output, stderr=output)
     os.close(output)
