@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from services.kit import pulse
 from services.vision.intervals import Interval, resampling_interval, wilson_interval
-from services.vision.precision_recall import CurvePoint, thinned_curve
+from services.vision.precision_recall import CurvePoint, thinned_curve, threshold_below
 from services.vision.reliability import ReliabilityBin, calibration_error, reliability
 
 BOOTSTRAP_CELLS = 200_000_000  # scores resampled in total; takes a few seconds
@@ -32,7 +32,7 @@ class CategoryReport:
     precision: float
     f1: float
     average_precision: float
-    suggested_threshold: float  # of the best F1 when only this category is decided; 0.5 without support
+    suggested_threshold: float  # as `suggested_thresholds` gives it
     curve: tuple[CurvePoint, ...]  # by ascending threshold
 
 
@@ -116,6 +116,15 @@ def confusion(scores: Scores, targets: Targets) -> tuple[ConfusionCell, ...]:
     )
 
 
+def suggested_thresholds(scores: Scores, targets: Targets) -> Floats:
+    """[categories]: the best F1 when only this category is decided, by `threshold_below`; 0.5 without images of it."""
+    found = np.full(scores.shape[1], 0.5)
+    for category, thresholds, precision, recall in _curves(scores, targets):
+        best = np.argmax(2 * precision * recall / (precision + recall))
+        found[category] = threshold_below(float(thresholds[best]), scores[:, category])
+    return found
+
+
 def bootstrap_interval(scores: Scores, targets: Targets, *, seed: int = 0) -> Interval:
     """The interval of the average precision, from 20 to 500 resamples of the images, depending on the scores' size."""
     if not len(targets):
@@ -155,6 +164,7 @@ def _category_reports(scores: Scores, targets: Targets, cells: tuple[ConfusionCe
         right[cell.actual] += cell.count if cell.actual == cell.predicted else 0
     nothing = (np.empty(0), np.empty(0), np.empty(0))
     curves = {category: (thresholds, p, r) for category, thresholds, p, r in _curves(scores, targets)}
+    suggested = suggested_thresholds(scores, targets).tolist()
     reports: list[CategoryReport] = []
     for index in range(categories):
         thresholds, precision, recall = curves.get(index, nothing)
@@ -165,17 +175,11 @@ def _category_reports(scores: Scores, targets: Targets, cells: tuple[ConfusionCe
                 precision=_ratio(right[index], predicted[index]),
                 f1=_ratio(2 * right[index], support[index] + predicted[index]),
                 average_precision=float(precision.mean()) if len(precision) else 0.0,
-                suggested_threshold=_best_threshold(thresholds, precision, recall),
+                suggested_threshold=suggested[index],
                 curve=thinned_curve(thresholds, precision, recall),
             )
         )
     return tuple(reports)
-
-
-def _best_threshold(thresholds: Scores, precision: Floats, recall: Floats) -> float:
-    if not len(thresholds):
-        return 0.5
-    return float(thresholds[np.argmax(2 * precision * recall / (precision + recall))])
 
 
 def _ratio(part: np.integer[Any], whole: np.integer[Any]) -> float:

@@ -18,7 +18,7 @@ from services.kit import pulse
 from services.vision.average_precision import Floats, Matched
 from services.vision.detection_matching import IOU_THRESHOLDS, DetectionTable, GroundTruth, match
 from services.vision.intervals import Interval, resampling_interval
-from services.vision.precision_recall import CurvePoint, thinned_curve
+from services.vision.precision_recall import CurvePoint, thinned_curve, threshold_below
 from services.vision.reliability import ReliabilityBin, reliability
 
 RESAMPLES = 200
@@ -122,7 +122,7 @@ def _category(matched: Matched, index: int, support: int, precisions: Floats) ->
     return DetectionCategory(
         support,
         *(_known(float(value)) for value in precisions),
-        suggested_threshold=None if best is None else float(thresholds[best]),
+        suggested_threshold=None if best is None else threshold_below(float(thresholds[best]), rising),
         precision=None if best is None else float(precision[best]),
         recall=(0.0 if support else None) if best is None else float(recall[best]),
         f1=(0.0 if support else None) if best is None else float(f1[best]),

@@ -18,6 +18,16 @@ class CurvePoint:
     recall: float
 
 
+def threshold_below(lowest: float, scores: NDArray[np.floating[Any]]) -> float:
+    """Halfway from the lowest score that is to be accepted to the next lower of the scores, or to 0.
+
+    It accepts the same scores as `lowest` does, and others like these, of which half would be just below it.
+    """
+    next_lower = float(scores[scores < lowest].max(initial=0.0))
+    halfway = (lowest + next_lower) / 2
+    return halfway if scores.dtype.type(halfway) > next_lower else lowest
+
+
 def thinned_curve(
     thresholds: NDArray[np.floating[Any]], precision: NDArray[np.float64], recall: NDArray[np.float64]
 ) -> tuple[CurvePoint, ...]:

@@ -1,6 +1,7 @@
 """Models as this API shows iterations, and their performance."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from services.gateway.custom_vision import iterations
@@ -51,7 +52,10 @@ def status(model: Model) -> str:
 
 
 def performance_json(project: str, model: Model) -> Json:
-    """What was measured, at each tag's suggested threshold; no deviations, as nothing is measured several times."""
+    """What was measured, at each tag's suggested threshold; no deviations, as nothing is measured several times.
+
+    The means are of the tags that have the metric.
+    """
     performance = model.performance
     tags: list[Json] = [
         {
@@ -67,9 +71,16 @@ def performance_json(project: str, model: Model) -> Json:
     ]
     is_classifier = performance.HasField("average_precision")
     whole = performance.average_precision if is_classifier else performance.mean_average_precision_50
-    means: Json = {key: sum(tag[key] for tag in tags) / len(tags) if tags else 0.0 for key in ("precision", "recall")}
+    measured = performance.tag_performance.values()
+    precisions = [one.precision for one in measured if one.HasField("precision")]
+    recalls = [one.recall for one in measured if one.HasField("recall")]
+    means: Json = {"precision": _mean(precisions), "recall": _mean(recalls)}
     deviations = {"precisionStdDeviation": 0.0, "recallStdDeviation": 0.0}
     return {"perTagPerformance": tags, **means, **deviations, "averagePrecision": whole}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
 
 
 def _domain(model: Model) -> str:

@@ -566,7 +566,8 @@ async def test_an_iteration_in_every_state(backing: Backing, state: Any, version
 
 
 async def test_an_iteration_is_published_under_one_name_and_measured(backing: Backing):
-    tags = {"owl": TagPerformance(precision=0.5, recall=1.0, average_precision_50=0.75)}
+    owl = TagPerformance(precision=0.5, recall=1.0, average_precision_50=0.75)
+    tags = {"owl": owl, "unmeasured": TagPerformance(support=0)}
     async with served(backing) as client:
         await client.create()
         for name in ("i1", "i2"):

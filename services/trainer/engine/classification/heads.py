@@ -33,6 +33,7 @@ class Kind:
 
     solve: Solve
     around: bool = True
+    trusted: bool = True  # otherwise it takes part only if that lowers the log loss out of fold
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,40 +170,61 @@ def _combined(
 ) -> tuple[Floats, float, Floats, NDArray[np.bool_]]:
     """The mean of all kinds of heads, each calibrated; `offsets` are the start's logits for the rows.
 
+    Images whose category all other folds lack tell nothing of how far to trust a head, and calibrate none.
     Returns (weights, the start's share, out-of-fold logits, which images have them).
     """
     categories, labels = offsets.shape[1], rows.labels
     plain, start = rows.coordinates[: len(labels)], offsets[: len(labels)]
     solved_folds = max(1, min(folds, int(CELLS // max(1, rows.coordinates.size * categories))))
     solved = fold < solved_folds
+    telling = solved & _elsewhere(labels, fold)
+    kinds = _kinds(rows, fold, offsets)
     weights: list[Floats] = []
     shares: list[float] = []
     logits: list[Floats] = []
-    for kind in _kinds(rows, fold, offsets):
+    for kind in kinds:
         predicted = np.zeros((len(labels), categories), np.float32)
         for number in range(solved_folds):
             out = fold == number
             predicted[out] = logistic.apply(plain[out], kind.solve(number))
-        own = 1.0 if kind.around or not start.any() else fit_temperature(predicted[solved], labels[solved])
+        own = 1.0 if kind.around or not start.any() else fit_temperature(predicted[telling], labels[telling])
         predicted = predicted / np.float32(own) + start
-        temperature = fit_temperature(predicted[solved], labels[solved])
+        temperature = fit_temperature(predicted[telling], labels[telling])
         logits.append(predicted / np.float32(temperature))
         shares.append(1 / temperature)
         weights.append(kind.solve(NO_FOLD) / np.float32(own * temperature))
+    if not kinds[-1].trusted:
+        with_it, without = (_cooled_loss(one[telling], labels[telling]) for one in (np.mean(logits, axis=0), logits[0]))
+        if not with_it < without:
+            del weights[1:], shares[1:], logits[1:]
     return np.mean(weights, axis=0), float(np.mean(shares)), np.mean(logits, axis=0), solved
 
 
+def _elsewhere(labels: Indices, fold: Indices) -> NDArray[np.bool_]:
+    """Which images have others of their category in other folds."""
+    counts = np.zeros((labels.max() + 1, fold.max() + 1), np.int64)
+    np.add.at(counts, (labels, fold), 1)
+    return counts.sum(axis=1)[labels] > counts[labels, fold]
+
+
+def _cooled_loss(logits: Floats, labels: Indices) -> float:
+    """The mean log loss at the best temperature; infinite without images."""
+    if not len(labels):
+        return np.inf
+    return float(logistic.log_losses(logits / np.float32(fit_temperature(logits, labels)), labels).mean())
+
+
 def _kinds(rows: Rows, fold: Indices, offsets: Floats) -> list[Kind]:
-    """A discriminant needs several images per category, in every training part."""
+    """A discriminant needs several images per category, in every training part; a few rare ones make it uncertain."""
     of_row, labels, categories = fold[rows.image], rows.labels[rows.image], offsets.shape[1]
 
     def regression(number: int) -> Floats:
         train = of_row != number
         return logistic.solve(rows.coordinates[train], labels[train], categories, offsets[train])
 
-    fewest = np.bincount(rows.labels[fold != 0], minlength=categories)
-    fewest = fewest[fewest > 0].min()
-    if fewest < DISCRIMINANT_IMAGES or rows.coordinates.shape[1] > DISCRIMINANT_WIDTH:
+    counts = np.bincount(rows.labels[fold != 0], minlength=categories)
+    counts = counts[counts > 0]
+    if np.median(counts) < DISCRIMINANT_IMAGES or rows.coordinates.shape[1] > DISCRIMINANT_WIDTH:
         return [Kind(regression)]
     every = Moments.of(rows.coordinates, labels, categories)
 
@@ -210,4 +232,5 @@ def _kinds(rows: Rows, fold: Indices, offsets: Floats) -> list[Kind]:
         out = of_row == number
         return every.without(Moments.of(rows.coordinates[out], labels[out], categories)).solve(rows.width)
 
-    return [Kind(regression), Kind(discriminant, around=False)]
+    trusted = bool(counts.min() >= DISCRIMINANT_IMAGES)
+    return [Kind(regression), Kind(discriminant, around=False, trusted=trusted)]

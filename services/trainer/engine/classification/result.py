@@ -19,6 +19,7 @@ from services.trainer.performance import Interval, Performance, Source
 from services.trainer.prediction_cost import bundle_seconds
 from services.trainer.used_weights import used_by
 from services.vision.card import CardBackbone, ModelCard, ModelKind, WeightsSource
+from services.vision.classification_metrics import suggested_thresholds
 from services.vision.classifier import Classifier, ClassifierNetwork
 from services.vision.intervals import wilson_interval
 from services.vision.prediction_sets import Calibration
@@ -60,7 +61,7 @@ def finish(task: TrainTask, session: Session, images: Images, finished: Finished
     measured = _performance(images, finished)
     counts = np.bincount(images.labels, minlength=len(images.categories))
     warnings = (*finished.warnings, *image_warnings(images, counts))
-    card = measured_card(_card(images, finished, measured), measured, warnings, session.meter.used())
+    card = measured_card(_card(images, finished), measured, warnings, session.meter.used())
     logits = finished.selection_logits
     predicted = predictions(images.categories, images.ids[finished.selected], labels, logits)
     bundle_path, predictions_path = write_files(
@@ -111,19 +112,13 @@ def _performance(images: Images, finished: Finished) -> Performance:
     return measure(softmax(logits), images.labels[rows], images.categories, source)
 
 
-def _card(images: Images, finished: Finished, measured: Performance) -> ModelCard:
-    """The card's thresholds are those with the best F1 in the measured performance."""
-    suggested = [measured.tag_performance[name].suggested_threshold for name in images.categories]
+def _card(images: Images, finished: Finished) -> ModelCard:
+    """Thresholds and calibration are of all images that had no part in fitting what predicted them."""
+    scores = softmax(np.concatenate([finished.selection_logits, finished.held_out_logits]))
+    labels = images.labels[np.concatenate([finished.selected, finished.held_out])]
     return replace(
         bare_card(ModelKind.GENERIC_CLASSIFIER, images, finished.cards),
         temperature=finished.temperature,
-        thresholds=tuple(0.5 if value is None else value for value in suggested),
-        calibration=_calibration(images, finished),
+        thresholds=tuple(suggested_thresholds(scores, labels).tolist()),
+        calibration=Calibration.of(scores[np.arange(len(labels)), labels].tolist()),
     )
-
-
-def _calibration(images: Images, finished: Finished) -> Calibration:
-    """Of all images that had no part in fitting what predicted them."""
-    logits = np.concatenate([finished.selection_logits, finished.held_out_logits])
-    labels = images.labels[np.concatenate([finished.selected, finished.held_out])]
-    return Calibration.of(softmax(logits)[np.arange(len(labels)), labels].tolist())

@@ -1,6 +1,7 @@
 """Linear heads: the solvers, their combination, and what cross-validation may know."""
 
 import tracemalloc
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -124,6 +125,47 @@ def test_on_labels_without_meaning_the_reported_interval_covers_chance() -> None
         covered.append(limits.low <= 1 / categories <= limits.high)
         assert measured.source is Source.CROSS_VALIDATION
     assert sum(covered) >= 21, "of 24 intervals at 95 %"
+
+
+def noisy_directions(counts: Sequence[int]) -> tuple[Floats, Indices]:
+    """Categories of so many images, which vary most in a few directions that say little: a discriminant's case."""
+    random = np.random.default_rng(3)
+    labels = np.repeat(np.arange(len(counts)), counts)
+    centres = 0.5 * random.normal(size=(len(counts), 200))
+    spread = np.where(np.arange(200) < 10, 4, 1)
+    return (centres[labels] + spread * random.normal(size=(len(labels), 200))).astype(np.float32), labels
+
+
+def out_of_fold_loss(features: Floats, labels: Indices, categories: int) -> float:
+    partition = divide(labels, Split())
+    logits = fit_head([[features]], labels, partition.fold, partition.folds, categories).out_of_fold
+    return float(logistic.log_losses(logits, labels).mean())
+
+
+@pytest.mark.parametrize("rare", [1, 2])
+def test_a_rare_category_does_not_take_the_discriminant_from_the_others(
+    monkeypatch: pytest.MonkeyPatch, rare: int
+) -> None:
+    features, labels = noisy_directions([10] * 8 + [rare])
+    ours = out_of_fold_loss(features, labels, 9)
+    monkeypatch.setattr(heads, "DISCRIMINANT_WIDTH", 0)
+    assert ours < 0.8 * out_of_fold_loss(features, labels, 9)
+
+
+def test_with_rare_categories_a_discriminant_that_does_not_help_takes_no_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    labels = np.repeat(np.arange(7), [10] * 6 + [2])
+    features = random.normal(size=(len(labels), 30)).astype(np.float32)  # noise
+    monkeypatch.setattr(discriminant, "SHRINKAGE", 0.0)  # which makes it worse
+    ours = out_of_fold_loss(features, labels, 7)
+    monkeypatch.setattr(heads, "DISCRIMINANT_WIDTH", 0)
+    assert ours == out_of_fold_loss(features, labels, 7)
+
+
+def test_images_whose_category_the_other_folds_lack_do_not_cool_a_head() -> None:
+    features, labels = blobs(3, 30)
+    head = fit_head([[features]], labels, np.array([0, 1, 0]), 2, 3)
+    assert softmax(head.logits([features])).max(axis=1).min() > 0.6
 
 
 def test_a_head_reads_features_of_several_networks_whatever_their_scale() -> None:
