@@ -40,9 +40,10 @@ class Quotas:
         self._accounts = accounts
         self._limits = limits
         self._clock = clock
+        self.uploads = UploadSums(uploads)
         self._held = {
-            UPLOADS: _Sizes(uploads, lambda upload: upload.size_bytes),
-            COLLECTION: _Sizes(datasets.view, lambda dataset: dataset.stored_bytes),
+            UPLOADS: self.uploads.bytes,
+            COLLECTION: Sums(datasets.view, lambda dataset: dataset.stored_bytes),
         }
 
     async def create(self, record: DatasetRecord) -> Versioned[DatasetRecord]:
@@ -88,8 +89,8 @@ class Quotas:
 
 
 @dataclass(slots=True)
-class _Sizes:
-    """Bytes of a collection's resources by project, added up again only after a change."""
+class Sums:
+    """What a collection's resources have, such as bytes, by project; added up again only after a change."""
 
     view: View[Any]
     size_of: Callable[[Any], int]
@@ -97,11 +98,22 @@ class _Sizes:
     _sums: Counter[str] = field(default_factory=Counter[str])
 
     def by_project(self) -> Counter[str]:
+        """The sums; 0 for a project without any."""
         if self.view.version != self._version:
-            self._sums, self._version = Counter(), self.view.version
+            sums, version = Counter[str](), self.view.version
             for found in self.view.all():
-                self._sums[names.split(found.value.name)[0]] += self.size_of(found.value)
+                sums[names.split(found.value.name)[0]] += self.size_of(found.value)
+            self._sums, self._version = sums, version
         return self._sums
+
+
+class UploadSums:
+    """What all uploads hold."""
+
+    def __init__(self, uploads: View[Any]) -> None:
+        self.bytes = Sums(uploads, lambda upload: upload.size_bytes)
+        self.files = Sums(uploads, lambda upload: upload.file_count)
+        self.number = Sums(uploads, lambda _: 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ class DatasetSettings(Settings):
     max_regions: int = Field(default=1_000, gt=0)  # boxes per image
     max_bad_share: float = Field(default=0.2, ge=0, le=1)  # of images or annotations; above it a dataset is FAILED
     max_upload_files: int = Field(default=10_000, gt=0)  # per stream; an upload may use several streams
+    max_project_uploads: int = Field(default=10_000, gt=0)  # also of those without files
     max_project_upload_bytes: int = Field(default=1 << 40, gt=0)  # of all uploads of a project
     max_project_upload_files: int = Field(default=5_000_000, gt=0)
     max_total_upload_bytes: int = Field(default=10 << 40, gt=0)  # of all projects

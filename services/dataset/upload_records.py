@@ -23,6 +23,7 @@ from services.kit.errors import (
     InvalidPageToken,
     LeaseLost,
     NotFound,
+    ProjectQuotaExceeded,
     QuotaExceeded,
     RecordExists,
     SightlineError,
@@ -99,13 +100,14 @@ class UploadRecords:
         """The upload of this id in the caller's project, created if there is none.
 
         UploadAlreadyExists if another caller began it, or an earlier version stored files under the id; WrongState
-        while it is being deleted.
+        while it is being deleted; ProjectQuotaExceeded for a new one if the project has as many as it may.
         """
         name, owner, now = names.own(UPLOADS, upload_id), _caller(), self.clock.now()
         with suppress(UploadNotFound):
             return _owned((await self.uploads.get(name)).value, owner).used(now)
         async for _ in self.blobs.list(f"{name}/"):
             raise UploadAlreadyExists(name=name, problem="has files of an earlier version")
+        self._check_number(names.split(name)[0])
         draft = UploadRecord(name, names.new_uid(), owner, now, now)
         try:
             return (await self.uploads.create(draft)).value
@@ -133,22 +135,41 @@ class UploadRecords:
 
         Streams count their files in batches, so that a limit may be passed by one batch each.
         """
-        held = [found.value for found in self.uploads.view.all()]
-        project = names.split(name)[0]
-        own = [upload for upload in held if names.split(upload.name)[0] == project]
-        limits = self.settings
+        project, limits, held = names.split(name)[0], self.settings, self.quotas.uploads
         checks = (
-            ("bytes", own, size_bytes, limits.max_project_upload_bytes, "SIGHTLINE_MAX_PROJECT_UPLOAD_BYTES"),
-            ("bytes", held, size_bytes, limits.max_total_upload_bytes, "SIGHTLINE_MAX_TOTAL_UPLOAD_BYTES"),
-            ("files", own, file_count, limits.max_project_upload_files, "SIGHTLINE_MAX_PROJECT_UPLOAD_FILES"),
-            ("files", held, file_count, limits.max_total_upload_files, "SIGHTLINE_MAX_TOTAL_UPLOAD_FILES"),
+            ("bytes", held.bytes, size_bytes, limits.max_project_upload_bytes, limits.max_total_upload_bytes),
+            ("files", held.files, file_count, limits.max_project_upload_files, limits.max_total_upload_files),
         )
-        for what, uploads, more, limit, setting in checks:
-            present = sum(upload.size_bytes if what == "bytes" else upload.file_count for upload in uploads)
-            if limit and present + more > limit:
-                whose = f"all uploads of project {project}" if uploads is own else "all uploads"
-                raise QuotaExceeded(subject=f"{what} of {whose}", value=present + more, limit=limit, setting=setting)
+        for what, sums, more, own_limit, total_limit in checks:
+            of_projects = sums.by_project()
+            for whose, present, limit, setting in (
+                (f"all uploads of project {project}", of_projects[project], own_limit, "PROJECT"),
+                ("all uploads", of_projects.total(), total_limit, "TOTAL"),
+            ):
+                if present + more > limit:
+                    raise QuotaExceeded(
+                        subject=f"{what} of {whose}",
+                        value=present + more,
+                        limit=limit,
+                        setting=f"SIGHTLINE_MAX_{setting}_UPLOAD_{what.upper()}",
+                    )
         self.quotas.check_storage(project, size_bytes)
+
+    def _check_number(self, project: str) -> None:
+        """ProjectQuotaExceeded if the project has as many uploads as it may, with files or without.
+
+        Each call at the same time may pass that by one.
+        """
+        count, limit = self.quotas.uploads.number.by_project()[project], self.settings.max_project_uploads
+        if count >= limit:
+            raise ProjectQuotaExceeded(
+                subject=f"Project {project}, uploads",
+                used=f"{count} in use",
+                asked=1,
+                limit=limit,
+                setting="SIGHTLINE_MAX_PROJECT_UPLOADS",
+                remedy="Delete uploads that nobody needs, or ask an operator for a higher limit.",
+            )
 
     async def use(self, key: str) -> None:
         """Keeps the upload of a blob from expiring, as a dataset is about to name it; UploadNotFound if it is going."""
@@ -270,7 +291,8 @@ class UploadReconciler:
                     _log.info("housekeeping_postponed", problem=error.message)
 
     def _is_unused(self, upload: UploadRecord, age: timedelta, named: set[str]) -> bool:
-        expired = age > timedelta(hours=self.records.settings.upload_expiry_hours)
+        limit = timedelta(hours=self.records.settings.upload_expiry_hours)
+        expired = age > (limit if upload.file_count else min(limit, EMPTY))
         return (
             upload.state is UploadState.ACTIVE and expired and upload.name not in named and not self.datasets.unreadable
         )
@@ -283,6 +305,7 @@ class UploadReconciler:
         return keys
 
 
+EMPTY = timedelta(days=1)  # after which an upload without files goes: none takes as long to send its first ones
 INTERRUPTED = timedelta(minutes=10)  # after which nobody is still removing an upload
 RENEWED_SECONDS = 60.0  # between two reports that it is still being removed
 

@@ -31,6 +31,10 @@ class Body(Protocol):
         """The body, if it has at most so many bytes; a SightlineError otherwise."""
         ...
 
+    async def hold(self, size: int) -> None:
+        """Returns once there is room for so many bytes besides the body, until the request ends; a SightlineError."""
+        ...
+
 
 class Exchange:
     """One request."""

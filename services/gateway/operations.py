@@ -61,7 +61,7 @@ class Routing:
         async def answer(request: Request) -> Response:
             request.state.route = api.prefix + operation.path
             metadata = (*metadata_of(request.headers), (REQUEST_ID, log.request_id.get()))
-            exchange = Exchange(request, Session(self._services, metadata), self._settings)
+            exchange = Exchange(request, Session(self._services, metadata, request.state.body.hold), self._settings)
             try:
                 return await operation.handler(exchange)
             except (Refusal, SightlineError, grpc.aio.AioRpcError) as error:

@@ -1,7 +1,7 @@
 """The services as one request reaches them: with its caller's token, project and request id."""
 
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -51,12 +51,18 @@ def if_found() -> Generator[None]:
             raise
 
 
+async def _unbounded(size: int) -> None:
+    """There is room for everything."""
+
+
 @dataclass(frozen=True, slots=True)
 class Session:
     """The services for one request."""
 
     services: Services
     metadata: Metadata
+    # Returns once the request may hold so many bytes of answers in memory, as it says before it gathers many.
+    hold: Callable[[int], Awaitable[None]] = _unbounded
 
     @property
     def caller(self) -> str:

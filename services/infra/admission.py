@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from services.infra.limits import Amounts, Bucket, Limits
 from services.infra.server_metrics import BYTES, IN_FLIGHT, REFUSED, Limit, Whose
-from services.kit.callers import Caller
+from services.kit.callers import ALL_PROJECTS, Caller
 from services.kit.errors import Overloaded, SightlineError, Throttled
 from services.kit.roles import Role
 from services.kit.telemetry import Telemetry
@@ -79,6 +79,7 @@ class Admission:
     Law: a call takes its place at its headers and keeps it until the last byte of the response is sent. Neither the
     calls of a caller, its streams nor the bytes that they hold exceed the caller's share, nor those of a project
     its share.
+    A caller for all projects has a share in each of them.
     Streams leave places for short calls, and everybody else leaves places for admins, whom no project's limit holds
     back. Without tokens nobody is told apart, and only the server's own limits hold.
     """
@@ -190,7 +191,9 @@ class Admission:
         if caller is None:
             return (self._everybody,)
         limits = self._limits
-        own = self._scope(Whose.CALLER, caller.name, limits.caller, limits.caller_rate)
+        # A caller for all projects may be a service that calls for one of them: it must not use up the others' share.
+        name = f"{caller.name} for {caller.project}" if ALL_PROJECTS in caller.projects else caller.name
+        own = self._scope(Whose.CALLER, name, limits.caller, limits.caller_rate)
         if Role.ADMIN in caller.roles:
             return (own, self._everybody)
         project = self._scope(Whose.PROJECT, caller.project, limits.project, limits.project_rate)

@@ -45,22 +45,19 @@ class Guard:
         self._keys, self._tokens = keys, tokens
 
     async def admit(self, path: str, metadata: Metadata) -> Caller | None:
-        """The caller, None if the rpc is open to all; Unauthenticated, PermissionDenied, Unavailable."""
+        """The caller, None if the rpc is open to all; Unauthenticated, ProjectDenied, PermissionDenied, Unavailable."""
         if path in OPEN:
             return None
         rpc, role = path.rpartition("/")[2][:200], POLICY.get(path)
-        caller = await self._recognize(metadata, rpc, role or "no role")
-        callers.current.set(caller)  # also of a call that is refused: the audit names it
+        caller = _acting(await self._recognize(metadata, rpc, role or "no role"), metadata)
         if role is None or not may(caller.roles, role):
             roles = ", ".join(sorted(caller.roles)) or "none"
             raise PermissionDenied(rpc=rpc, role=role or "that nobody has", caller=caller.subject, roles=roles)
-        return replace(caller, project=_project_of(caller, projects.asked(metadata)))
+        return caller
 
     async def recognize(self, what: str, metadata: Metadata) -> Caller:
         """Who sends a request that leads to rpcs, which check the role; Unauthenticated, ProjectDenied, Unavailable."""
-        caller = await self._recognize(metadata, what, Role.VIEWER)
-        callers.current.set(caller)
-        return replace(caller, project=_project_of(caller, projects.asked(metadata)))
+        return _acting(await self._recognize(metadata, what, Role.VIEWER), metadata)
 
     async def _recognize(self, metadata: Metadata, rpc: str, role: str) -> Caller:
         try:
@@ -164,6 +161,20 @@ def _token_of(metadata: Metadata) -> str:
     if len(token) > MAX_TOKEN:
         raise _Refused(f"it is longer than {MAX_TOKEN} characters")
     return token.strip()
+
+
+def _acting(caller: Caller, metadata: Metadata) -> Caller:
+    """The caller in the project where the call acts; ProjectDenied.
+
+    The audit has both of a call that is refused, too: its project is the only one of the token, or else none, until it
+    is known where the call acts.
+    """
+    held = caller.projects - {ALL_PROJECTS}
+    only = next(iter(held)) if len(caller.projects) == len(held) == 1 else ""
+    callers.current.set(replace(caller, project=only))
+    acting = replace(caller, project=_project_of(caller, projects.asked(metadata)))
+    callers.current.set(acting)
+    return acting
 
 
 def _project_of(caller: Caller, asked: str) -> str:

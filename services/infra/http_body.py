@@ -42,7 +42,10 @@ class Arrival:
 
 
 class Body:
-    """The body of one request. Law: nothing is read before there is room for all of it, which its headers tell."""
+    """The body of one request, and what else it holds in memory.
+
+    Law: nothing is read before there is room for all of it; how much the body is, its headers tell.
+    """
 
     def __init__(
         self, scope: Scope, receive: Any, admission: Admission, place: Place, limits: Limits, telemetry: Telemetry
@@ -51,6 +54,19 @@ class Body:
         self._announced = _announced(scope)
         self._receive = receive
         self._admission, self._place, self._limits, self._telemetry = admission, place, limits, telemetry
+        self._length = self._besides = 0
+
+    async def hold(self, size: int) -> None:
+        """Returns once there is room for so many bytes besides the body; Overloaded, Throttled.
+
+        The request holds them until it ends or says again how many these are.
+        """
+        try:
+            async with asyncio.timeout(self._limits.request_seconds):
+                await self._admission.room(self._place, self._length + size)
+        except TimeoutError:
+            raise self._admission.lack(self._place, self._length + size) from None
+        self._besides = size
 
     async def read(self, limit: int) -> bytes:
         """The body; MessageTooLarge beyond the limit, RequestTimedOut if it does not arrive in time, Overloaded."""
@@ -61,15 +77,16 @@ class Body:
         waiting = True
         try:
             async with asyncio.timeout(seconds):
-                await self._admission.room(self._place, size)
+                await self._admission.room(self._place, self._besides + size)
                 waiting = False
                 found = await self._chunks(limit)
         except TimeoutError:
             if waiting:
-                raise self._admission.lack(self._place, size) from None
+                raise self._admission.lack(self._place, self._besides + size) from None
             self._telemetry.add(REFUSED, limit=Limit.TIME, whose=Whose.REQUEST)
             raise RequestTimedOut(rpc=self._what, seconds=f"{seconds:g}") from None
-        self._admission.hold(self._place, len(found))
+        self._length = len(found)
+        self._admission.hold(self._place, self._besides + self._length)
         return found
 
     async def _chunks(self, limit: int) -> bytes:

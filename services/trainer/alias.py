@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from services.kit import names
 from services.trainer.domain import Model
 
+MOST_ALIASES = 1000  # of a project: every api holds them in memory, and none expires
 MOST_SWITCHES = 50  # that are remembered
 
 

@@ -4,11 +4,18 @@ from collections.abc import Awaitable, Callable
 
 from services.kit.callers import current
 from services.kit.clock import Clock
-from services.kit.errors import EtagMismatch, ModelAliasNotFound, ModelNotFound, NothingToRollBack, RecordExists
-from services.kit.names import own
+from services.kit.errors import (
+    EtagMismatch,
+    ModelAliasNotFound,
+    ModelNotFound,
+    NothingToRollBack,
+    ProjectQuotaExceeded,
+    RecordExists,
+)
+from services.kit.names import own, split
 from services.kit.paging import page_of
 from services.kit.records import Versioned
-from services.trainer.alias import Alias, drafted, key_of
+from services.trainer.alias import MOST_ALIASES, Alias, drafted, key_of
 from services.trainer.bundles import require_served
 from services.trainer.domain import Model
 from services.trainer.store import Store
@@ -27,10 +34,13 @@ class Aliases:
 
     def page(self, page_size: int, page_token: str) -> tuple[list[Versioned[Alias]], str]:
         """One page of the project's aliases, by name."""
-        return page_of(self._store.aliases.view.all(own("models", "")), own("aliases"), page_size, page_token)
+        return page_of(self._own(), own("aliases"), page_size, page_token)
 
     async def set(self, name: str, model: str, etag: str) -> Versioned[Alias]:
-        """Makes the alias stand for the model. ModelNotFound, ModelNotReady, ModelAliasNotFound, EtagMismatch."""
+        """Makes the alias stand for the model.
+
+        ModelNotFound, ModelNotReady, ModelAliasNotFound, EtagMismatch, ProjectQuotaExceeded for one alias too many.
+        """
         target = (await self._store.model(model)).value
         require_served(target)
 
@@ -43,6 +53,7 @@ class Aliases:
             except ModelAliasNotFound:
                 if etag:
                     raise
+            self._check_number(split(name)[0])
             try:
                 return await self._store.aliases.create(drafted(key_of(name), target, self._clock.now(), _subject()))
             except RecordExists:
@@ -64,6 +75,22 @@ class Aliases:
                 return await self._store.aliases.delete(found.value.name, found.etag)
             except EtagMismatch:
                 continue
+
+    def _own(self) -> list[Versioned[Alias]]:
+        return self._store.aliases.view.all(own("models", ""))
+
+    def _check_number(self, project: str) -> None:
+        """ProjectQuotaExceeded if the project has as many as it may, which simultaneous calls may pass."""
+        count = len(self._own())
+        if count >= MOST_ALIASES:
+            raise ProjectQuotaExceeded(
+                subject=f"Project {project}, aliases",
+                used=f"{count} in use",
+                asked=1,
+                limit=MOST_ALIASES,
+                setting="fixed",
+                remedy="Delete aliases that nobody needs.",
+            )
 
     async def _switch(
         self, name: str, etag: str, choose: Callable[[Alias], Awaitable[Model]], request_id: str = ""

@@ -17,6 +17,7 @@ from sightline.client.requests import STORE
 from sightline.client.results.batch import AsyncBatchPrediction, BatchPrediction, BatchPredictionData, ResultFile
 from sightline.client.sending import send_images, send_images_async
 from sightline.client.uploads import images_below
+from sightline.exporters.names import safe_part
 from sightline.v1 import prediction_service_pb2 as service
 
 COLLECTION = "batchPredictions"
@@ -224,8 +225,8 @@ class _Download:
 
     def __init__(self, batch: str, file: ResultFile, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._file, self._target = file, folder / file.file_name
-        self._partial = folder / f".{file.file_name}.partial"
+        name = safe_part(file.file_name)
+        self._file, self._target, self._partial = file, folder / name, folder / f".{name}.partial"
         self._content, self._digest = self._partial.open("wb"), hashlib.sha256()
         # Its offset moves on with the file, so that an interrupted stream is continued.
         self.request = service.ReadBatchPredictionFileRequest(name=batch, file_name=file.file_name)

@@ -9,6 +9,7 @@ from sightline.client.progress import Step
 from sightline.client.results.export import Draft
 from sightline.exporters.forms import ANNOTATIONS, export
 from sightline.exporters.model import Box, ExportFormat, Image, Snapshot
+from sightline.exporters.names import safe_part
 from sightline.plurals import counted
 from sightline.v1 import prediction_pb2
 from sightline.v1.prediction_service_pb2 import SuggestImagesRequest, SuggestImagesResponse
@@ -52,7 +53,8 @@ class Drafting:
 
     def _written(self, message: SuggestImagesResponse) -> Image:
         rank, moment = len(self._images) + 1, message.create_time.ToDatetime(UTC)
-        name = f"{IMAGES}/{rank:04}-{moment:%Y%m%dT%H%M%S}-{message.image_id}.{message.extension}"
+        file = safe_part(f"{rank:04}-{moment:%Y%m%dT%H%M%S}-{message.image_id}.{message.extension}")
+        name = f"{IMAGES}/{file}"
         path = self._folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(message.image)

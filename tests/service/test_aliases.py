@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
+from services.trainer import aliases
 from sightline.v1 import (
     batch_prediction_pb2,
     evaluation_pb2,
@@ -55,6 +56,18 @@ async def refused(call: Any) -> tuple[str, str]:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     return reason(caught.value), caught.value.details() or ""
+
+
+async def test_a_project_has_so_many_aliases(made: Suite, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(aliases, "MOST_ALIASES", 2)
+    for name in ("models/birds@a", "models/birds@b"):
+        await set_(made, OLD, name)
+    why, words = await refused(set_(made, OLD, "models/birds@c"))
+    assert (why, "Delete aliases that nobody needs" in words) == ("QuotaExceeded", True)
+    assert (await set_(made, NEW, "models/birds@a")).model == NEW, "one that there is can be switched"
+    gone = model_alias_service_pb2.DeleteModelAliasRequest(name="models/birds@b")
+    await made.call("DeleteModelAlias", gone, "ann")
+    assert (await set_(made, OLD, "models/birds@c")).model == OLD
 
 
 async def test_an_alias_is_set_switched_rolled_back_and_deleted(made: Suite):

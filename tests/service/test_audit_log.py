@@ -92,6 +92,8 @@ async def suite(server: NatsServer, tmp_path: Path) -> AsyncIterator[Suite]:
         "alice": keys.make("alice", "admin"),
         "ann": keys.make("ann", "admin", ["acme"]),
         "eve": keys.make("eve", "viewer", ["*"]),
+        "vic": keys.make("vic", "viewer", ["acme"]),
+        "bob": keys.make("bob", "viewer", ["acme", "default"]),
     }
     (tmp_path / "keys").write_text("\n".join(line for _, line in made.values()) + "\n")
     common: dict[str, Any] = {
@@ -141,6 +143,26 @@ async def test_an_admin_lists_the_calls_of_all_services_and_filters_them(suite: 
     assert event.request_id
     assert event.peer
     assert abs(event.time.ToDatetime(UTC) - datetime.now(UTC)) < timedelta(minutes=1)
+
+
+async def test_a_refused_call_is_filed_under_its_project_and_shown_to_no_other(suite: Suite) -> None:
+    """One whose project is unknown is shown to tokens of all projects only."""
+    await suite.delete("datasets/a", "vic")  # lacks the role, in acme
+    await suite.delete("datasets/a", "vic", "default")  # is not valid there
+    await suite.delete("datasets/a", "bob", "other")  # of two projects
+    await suite.delete("datasets/a", "bob", "UPPER")
+    await suite.written()
+
+    async def seen(key: str) -> list[tuple[str, str, str]]:
+        refused = ["PERMISSION_DENIED", "INVALID_ARGUMENT"]
+        events = (await suite.list(key, codes=refused)).events
+        return sorted((event.subject, event.project, event.reason) for event in events)
+
+    of_acme = [("vic", "acme", "PermissionDenied"), ("vic", "acme", "ProjectDenied")]
+    of_none = [("bob", "", "InvalidName"), ("bob", "", "ProjectDenied")]
+    assert await seen("root") == [*of_none, *of_acme]
+    assert await seen("ann") == of_acme
+    assert await seen("alice") == []
 
 
 async def test_pages_have_each_entry_once_in_order(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:

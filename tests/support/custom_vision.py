@@ -62,8 +62,9 @@ class Backing:
             raise UploadNotFound(name=parent) from None
 
     def ListUploadedFiles(self, request: Any) -> pb.ListUploadedFilesResponse:
-        paths, start = list(self._files(request.parent)), int(request.page_token or 0)
-        files = [pb.UploadedFile(path=path) for path in paths[start : start + 3]]
+        stored, start = self._files(request.parent), int(request.page_token or 0)
+        paths = list(stored)
+        files = [pb.UploadedFile(path=path, size_bytes=len(stored[path])) for path in paths[start : start + 3]]
         token = str(start + 3) if start + 3 < len(paths) else ""
         return pb.ListUploadedFilesResponse(files=files, next_page_token=token)
 

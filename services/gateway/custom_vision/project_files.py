@@ -8,7 +8,7 @@ the same value the later one wins.
 import asyncio
 import hashlib
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -16,7 +16,8 @@ from typing import Any, cast
 import grpc
 import msgspec
 
-from services.gateway.custom_vision.errors import Missing
+from services.gateway.custom_vision.errors import BadRequest, Missing
+from services.gateway.fields import count_values
 from services.gateway.kept import Kept
 from services.gateway.upstream import Session
 from services.kit import codec
@@ -28,12 +29,22 @@ CHUNK_BYTES = 1 << 20
 PAGE = 1000
 READS = 16  # at once
 KEPT_BYTES, SPARE_BYTES = 128 << 20, 500  # of files of changes, and what each takes besides
+MAX_BYTES, MAX_VALUES = 64 << 20, 2_000_000  # of all changes of a project, which are decoded together
+VALUE_BYTES = 100  # that a decoded value takes
 REMEMBERED = 20_000  # projects of callers
 AHEAD = timedelta(days=1)  # how far another replica's clock may be; what is later was not written by one
 TIME, FIRST = "%Y%m%dT%H%M%S.%f", datetime(2026, 1, 1, tzinfo=UTC)  # of changes: how they are named
 WHOLE = {"tags": "name", "images": "created"}  # what everything of a kind has from its creation on
 
 Json = dict[str, Any]
+
+
+class TooLarge(BadRequest):
+    """A project's changes are more than are read at once."""
+
+    def __init__(self, limit: str) -> None:
+        problem = f"all that was ever changed in it has more than {limit}; delete it, and create several smaller ones"
+        super().__init__(field="project", problem=problem)
 
 
 class ProjectFiles:
@@ -61,26 +72,20 @@ class ProjectFiles:
                 return found
 
     async def state(self, session: Session, project: str) -> Json:
-        """The project as it is now; Missing."""
+        """The project as it is now; Missing, TooLarge."""
         parent = f"uploads/{PREFIX}{project}"
         try:
-            paths = await self._changes(session, parent)
+            sizes = await self._changes(session, parent)
         except grpc.aio.AioRpcError as error:
             if error.code() not in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT):
                 raise
             raise Missing("NotFoundProject", what="project", name=project) from None
-        caller, places = session.caller, asyncio.Semaphore(READS)
-        changes = await asyncio.gather(*(self._read(session, caller, parent, path, places) for path in sorted(paths)))
-        state: Json = {}
-        for change in changes:
-            merge(state, codec.parse(change, Json))
-        # What one client changed while another one deleted it is not there any more.
-        for kind, required in WHOLE.items():
-            state[kind] = {one: made for one, made in state.get(kind, {}).items() if required in made}
+        changes = await self._read_all(session, parent, sizes)
+        state = await asyncio.to_thread(_sum, changes)
         if "created" not in state.get("project", {}):
             raise Missing("NotFoundProject", what="project", name=project)
         possible = f"{CHANGES}{self._now() + AHEAD:{TIME}}"
-        self._note(_key(caller, project), max((path for path in paths if path < possible), default=""))
+        self._note(_key(session.caller, project), max((path for path in sizes if path < possible), default=""))
         return state
 
     async def change(
@@ -109,15 +114,30 @@ class ProjectFiles:
             time = datetime.strptime(path.removeprefix(CHANGES).partition("-")[0], TIME).replace(tzinfo=UTC)
             self._latest.put(key, max(time, self._latest.get(key) or FIRST))
 
-    async def _changes(self, session: Session, parent: str) -> set[str]:
-        found, token = set[str](), ""
+    async def _changes(self, session: Session, parent: str) -> dict[str, int]:
+        """The paths of a project's changes, and their sizes."""
+        found, token = dict[str, int](), ""
         while True:
             request = pb.ListUploadedFilesRequest(parent=parent, page_size=PAGE, page_token=token)
             page = await session.call(session.services.datasets.ListUploadedFiles, request)
-            found |= {file.path for file in page.files if file.path.startswith(CHANGES)}
+            found |= {file.path: file.size_bytes for file in page.files if file.path.startswith(CHANGES)}
             token = page.next_page_token
             if not token:
                 return found
+
+    async def _read_all(self, session: Session, parent: str, sizes: Mapping[str, int]) -> list[bytes]:
+        """The changes in their order, once there is room for them and for what they become; TooLarge."""
+        size = sum(sizes.values())
+        if size > MAX_BYTES:
+            raise TooLarge(f"{MAX_BYTES} bytes")
+        await session.hold(size)
+        caller, places = session.caller, asyncio.Semaphore(READS)
+        changes = await asyncio.gather(*(self._read(session, caller, parent, path, places) for path in sorted(sizes)))
+        values = await asyncio.to_thread(lambda: sum(map(count_values, changes)))
+        if values > MAX_VALUES:
+            raise TooLarge(f"{MAX_VALUES} values")
+        await session.hold(size + VALUE_BYTES * values)
+        return changes
 
     async def _read(self, session: Session, caller: str, parent: str, path: str, places: asyncio.Semaphore) -> bytes:
         key = _key(caller, parent, path)
@@ -133,6 +153,17 @@ class ProjectFiles:
 
 def _key(*parts: str) -> bytes:
     return hashlib.sha256("\0".join(parts).encode()).digest()
+
+
+def _sum(changes: Iterable[bytes]) -> Json:
+    """What the changes make of nothing."""
+    state: Json = {}
+    for change in changes:
+        merge(state, codec.parse(change, Json))
+    # What one client changed while another one deleted it is not there any more.
+    for kind, required in WHOLE.items():
+        state[kind] = {one: made for one, made in state.get(kind, {}).items() if required in made}
+    return state
 
 
 def merge(target: Json, patch: Json) -> None:

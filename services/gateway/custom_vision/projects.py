@@ -10,12 +10,15 @@ from starlette.responses import JSONResponse, Response
 from services.gateway.custom_vision import iterations
 from services.gateway.custom_vision.domains import DOMAINS, Domain, domain_of
 from services.gateway.custom_vision.errors import BadRequest, Missing, check_name
-from services.gateway.custom_vision.project_files import PREFIX, Json, ProjectFiles
+from services.gateway.custom_vision.project_files import PREFIX, Json, ProjectFiles, TooLarge
 from services.gateway.custom_vision.times import text_of
 from services.gateway.custom_vision.versions import check_version
 from services.gateway.exchange import Exchange
 from services.gateway.upstream import if_found
+from services.kit.log import Log
 from sightline.v1 import dataset_service_pb2 as pb
+
+_log = Log(__name__)
 
 MULTICLASS, MULTILABEL = "Multiclass", "Multilabel"
 
@@ -56,13 +59,18 @@ class Projects:
         return JSONResponse(_project(project, made))
 
     async def list_all(self, exchange: Exchange) -> Response:
-        """All projects."""
+        """All projects, without those that are too large to be read."""
         check_version(exchange)
         found: list[Json] = []
         for project in await self._files.projects(exchange.session):
-            with contextlib.suppress(Missing):  # deleted meanwhile
+            try:
                 state = await self._files.state(exchange.session, project)
-                found.append(_project(project, state["project"]))
+            except Missing:
+                continue  # deleted meanwhile
+            except TooLarge as error:
+                _log.warning("project_left_out", project=project, problem=str(error))
+                continue
+            found.append(_project(project, state["project"]))
         return JSONResponse(found)
 
     async def get(self, exchange: Exchange) -> Response:
@@ -94,7 +102,8 @@ class Projects:
         """Deletes a project with its iterations and images; one that is published keeps it."""
         check_version(exchange)
         project, session = exchange.path("project"), exchange.session
-        await self._files.state(session, project)
+        with contextlib.suppress(TooLarge):
+            await self._files.state(session, project)
         models = [model async for model in iterations.of_project(session, project)]
         if any(model.custom_properties.get(iterations.PUBLISHED) for model in models):
             raise BadRequest(

@@ -11,6 +11,7 @@ from starlette.requests import cookie_parser
 from starlette.responses import Response
 
 from services.gateway.auth import AUTHORIZATION, PROJECT, metadata_of
+from services.gateway.origins import is_of_another_site
 from services.gateway.upstream import Metadata
 
 PREFIX = "/studio"
@@ -60,10 +61,8 @@ def new_secret() -> str:
 
 def is_foreign(headers: Headers, cookies: Cookies, csrf: str) -> bool:
     """Whether the request was sent by anything but a page of this browser's studio."""
-    site = headers.get("sec-fetch-site", "same-origin")
-    origin = headers.get("origin", "")
-    ours = site in ("same-origin", "none") and (not origin or origin.partition("://")[2] == headers.get("host", ""))
-    return not (ours and cookies.secret and hmac.compare_digest(cookies.csrf.encode(), csrf.encode()))
+    known = cookies.secret and hmac.compare_digest(cookies.csrf.encode(), csrf.encode())
+    return not known or is_of_another_site(headers)
 
 
 def keep(response: Response, name: str, value: str, *, secure: bool) -> None:

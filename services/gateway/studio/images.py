@@ -70,7 +70,7 @@ async def _page(visit: Visit, after: int, category: str) -> Shown:
 async def image(visit: Visit) -> Response:
     """The bytes of an image; Refusal if the dataset does not have it, or it is too large to show."""
     async with _announced(visit) as (found, answers):
-        content = await _content(answers, found.size_bytes)
+        content = await _content(visit, answers, found.size_bytes)
     kind = next((name for start, name in KINDS if content.startswith(start)), "")
     if not kind:
         raise Refusal(no_path(visit.here))
@@ -87,7 +87,7 @@ async def thumbnail(visit: Visit) -> Response:
             return Response(status_code=304, headers=headers)
         picture = kept.found(found.sha256)
         if picture is None:
-            content = await _content(answers, found.size_bytes)
+            content = await _content(visit, answers, found.size_bytes)
             picture = await kept.made(found.sha256, content, found.file_name)
     return Response(picture, media_type="image/jpeg", headers=headers)
 
@@ -112,8 +112,9 @@ async def _announced(visit: Visit) -> AsyncGenerator[tuple[SnapshotImage, AsyncG
     raise Refusal(no_path(visit.here))
 
 
-async def _content(answers: AsyncGenerator[ReadImagesResponse], size_bytes: int) -> bytes:
-    """The bytes of the image that was announced last."""
+async def _content(visit: Visit, answers: AsyncGenerator[ReadImagesResponse], size_bytes: int) -> bytes:
+    """The bytes of the image that was announced last, once there is room for them; Overloaded, Throttled."""
+    await visit.hold(size_bytes)
     content = bytearray()
     while len(content) < size_bytes and (answer := await anext(answers, None)):
         content += answer.chunk

@@ -83,6 +83,11 @@ class Visit:
         body: Body = self.request.state.body
         return await body.read(limit)
 
+    async def hold(self, size: int) -> None:
+        """Returns once there is room for so many bytes of an answer, until the request ends; Overloaded, Throttled."""
+        body: Body = self.request.state.body
+        await body.hold(size)
+
     async def form(self) -> dict[str, str]:
         """The fields of a form."""
         if self._form is None:

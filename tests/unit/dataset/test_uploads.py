@@ -21,7 +21,7 @@ from tests.support.waiting import eventually
 SMALL = DatasetSettings(
     max_project_upload_bytes=10, max_project_upload_files=3, max_total_upload_bytes=15, max_total_upload_files=100
 )
-MONTH = 720 * 3600.0  # seconds
+DAY, MONTH = 24 * 3600.0, 720 * 3600.0  # seconds
 
 
 @pytest.fixture
@@ -49,6 +49,19 @@ async def test_the_bytes_and_files_of_a_projects_uploads_are_limited() -> None:
             )
         await world.stub.DeleteUpload(pb.DeleteUploadRequest(name="uploads/one"))
         await world.upload({"z": b"1234567890"}, "two")
+
+
+async def test_a_project_has_so_many_uploads_also_without_files() -> None:
+    async with running(World(settings=DatasetSettings(max_project_uploads=2))) as world:
+        for name in ("one", "two", "two"):
+            await world.upload({}, name)
+        async with refused(StatusCode.RESOURCE_EXHAUSTED, "QuotaExceeded", "SIGHTLINE_MAX_PROJECT_UPLOADS"):
+            await world.upload({}, "three")
+        await world.upload({"a": b"1"}, "two")
+        metadata = (("sightline-project", "acme"),)
+        await world.stub.UploadFiles(iter(upload_messages("other", {})), metadata=metadata)
+        await world.stub.DeleteUpload(pb.DeleteUploadRequest(name="uploads/one"))
+        await world.upload({}, "three")
 
 
 async def test_what_a_failed_stream_stored_counts() -> None:
@@ -94,6 +107,17 @@ async def test_an_upload_that_no_dataset_names_expires_and_one_that_is_named_sta
     await eventually(lambda: not world.view.all())
     await world.expiry().reconcile()
     assert await listed(world) == []
+
+
+async def test_an_upload_without_files_expires_after_a_day(world: World) -> None:
+    await world.upload({}, "empty")
+    await world.upload({"a": b"1"}, "full")
+    world.clock.advance(DAY)
+    await world.expiry().reconcile()
+    assert await listed(world) == ["uploads/empty", "uploads/full"], "not before its time"
+    world.clock.advance(1)
+    await world.expiry().reconcile()
+    assert await listed(world) == ["uploads/full"]
 
 
 async def test_no_upload_expires_while_a_dataset_cannot_be_read(world: World) -> None:

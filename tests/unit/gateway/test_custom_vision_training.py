@@ -6,7 +6,7 @@ import base64
 import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -96,6 +96,44 @@ async def test_a_project_is_created_listed_changed_and_deleted(backing: Backing,
     assert made["settings"]["classificationType"] == "Multiclass"
     assert (listed["name"], listed["description"]) == ("owls", "all")
     assert missing["code"] == "NotFoundProject"
+
+
+@pytest.mark.parametrize(
+    ("content", "limit"),
+    [(b'{"images": {"x": "' + b"x" * 3000 + b'"}}', "2000 bytes"), (b'{"x": [' + b"0," * 300 + b"0]}", "200 values")],
+)
+async def test_a_project_of_too_many_changes_is_not_read_and_hides_no_others(
+    backing: Backing, monkeypatch: pytest.MonkeyPatch, content: bytes, limit: str
+):
+    monkeypatch.setattr(project_files, "MAX_BYTES", 2000)
+    monkeypatch.setattr(project_files, "MAX_VALUES", 200)
+    async with served(backing) as client:
+        await client.create(name="small")
+        await client.create(name="large")
+        backing.uploads[f"custom-vision-{client.project}"]["changes/99.json"] = content
+        backing.reads.clear()
+        refused = await client("GET", "~", 400)
+        read = list(backing.reads)
+        (listed,) = await client("GET", "/projects")
+        await client("DELETE", "~", 204)
+        await client("GET", "~", 404)
+    assert limit in refused["message"]
+    assert listed["name"] == "small"
+    assert read == ([] if "bytes" in limit else read), "what is too large is not even read"
+
+
+async def test_what_a_project_becomes_in_memory_counts_before_it_is_decoded(backing: Backing):
+    held = list[int]()
+
+    async def hold(size: int) -> None:
+        held.append(size)
+
+    session = replace(session_of(backing), hold=hold)
+    made = {"project": {"created": "now"}}
+    await ProjectFiles().change(session, "p", made)
+    await ProjectFiles().state(session, "p")
+    length = len(json.dumps(made, separators=(",", ":")))
+    assert held == [length, length + 2 * project_files.VALUE_BYTES]
 
 
 async def test_a_project_whose_dataset_is_not_deleted_is_still_there_and_is_deleted_by_another_try(backing: Backing):

@@ -11,7 +11,7 @@ import pytest
 from services.infra.admission import REMEMBERED, Admission, Place
 from services.infra.limits import MIB, Bucket, Limits
 from services.infra.open_calls import OpenCalls
-from services.kit.callers import Caller
+from services.kit.callers import ALL_PROJECTS, Caller
 from services.kit.errors import Overloaded, Throttled
 from services.kit.roles import Role
 from services.kit.settings import Settings
@@ -60,6 +60,20 @@ def test_the_same_subject_of_another_issuer_is_another_caller() -> None:
     case = Case()
     case.enter(viewer("alice"), 25)
     case.enter(replace(viewer("alice"), issuer="https://issuer.example"))
+
+
+def test_a_service_that_calls_for_one_project_leaves_what_it_may_call_for_another() -> None:
+    """Else one project, by lookups of names that do not exist, would use up the services' share for all."""
+    case = Case(caller_rate=20.0)
+    service = replace(viewer("services"), projects=frozenset({ALL_PROJECTS}))
+    case.enter(service, 25)
+    with pytest.raises(Throttled, match="caller key:services for default"):
+        case.enter(service)
+    case.enter(replace(service, project="acme"), 25)
+    one = replace(viewer("one"), projects=frozenset({"default", "acme"}))
+    case.enter(one, 25)
+    with pytest.raises(Throttled, match="caller key:one already"):
+        case.enter(replace(one, project="acme"))
 
 
 def test_streams_leave_places_for_short_calls() -> None:

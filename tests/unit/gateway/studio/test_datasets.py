@@ -16,6 +16,7 @@ from PIL import ExifTags, Image
 
 from services.gateway.studio.images import PAGE, SCANNED
 from services.gateway.studio.thumbnails import Thumbnails
+from services.infra.http_body import Body
 from services.kit.errors import DatasetAlreadyExists, DatasetNotFound
 from sightline.v1.dataset_pb2 import CategoryStats, Dataset, DatasetProgress, DatasetStats, FindingCounts
 from sightline.v1.dataset_service_pb2 import (
@@ -217,6 +218,21 @@ async def test_pages_show_small_pictures_which_are_made_once_and_known_by_their_
     assert Image.open(io.BytesIO(tiny.content)).size == (60, 90)
     assert (missing.status_code, refused.status_code) == (404, 400)
     assert [id_ for id_ in read if id_ == 7] == [7]  # its bytes were sent once
+
+
+async def test_the_bytes_of_an_image_count_before_they_are_read_and_those_of_a_kept_picture_do_not(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    held, read, files = list[tuple[int, int]](), list[int](), {7: drawn(100, 80)}
+
+    async def hold(body: Body, size: int) -> None:
+        held.append((size, len(read)))
+
+    monkeypatch.setattr(Body, "hold", hold)
+    async with browser(ANSWERS | {"ReadImages": having(files, read)}) as one:
+        for path in ("images/7", "thumbnails/7", "thumbnails/7"):
+            assert (await one("GET", f"/studio/datasets/trees/{path}")).status_code == 200
+    assert held == [(len(files[7]), 0), (len(files[7]), 1)]
 
 
 async def test_a_kept_picture_is_not_shown_to_whom_the_service_refuses_the_image():
