@@ -116,7 +116,8 @@ class Models:
     async def trials(self, model: str, page_size: int, page_token: str) -> tuple[list[Versioned[Trial]], str]:
         """One page of a model's trials, in the order of planning; ModelNotFound."""
         await self.get(model)
-        return page_of(self._store.trials.view.all(f"{model}/trials/"), model, page_size, page_token)
+        scope = f"{model}/trials"
+        return page_of(self._store.trials.view.all(f"{scope}/"), scope, page_size, page_token)
 
     async def update(self, name: str, changes: Changes, etag: str) -> Versioned[Model]:
         """Changes the caller's fields."""

@@ -138,7 +138,8 @@ class Evaluations:
     async def page(self, model: str, page_size: int, page_token: str) -> tuple[list[Versioned[Evaluation]], str]:
         """One page of a model's evaluations, by name; ModelNotFound."""
         await self._store.models.get(model)
-        return page_of(self._store.evaluations.view.all(f"{model}/evaluations/"), model, page_size, page_token)
+        scope = f"{model}/evaluations"
+        return page_of(self._store.evaluations.view.all(f"{scope}/"), scope, page_size, page_token)
 
     async def delete(self, name: str, etag: str) -> None:
         """Removes an evaluation in any state; a worker that runs it stops at its next report.

@@ -1189,6 +1189,20 @@ async def test_evaluations_are_listed_and_deleted(trainer: World) -> None:
     assert len(left.evaluations) == 2
 
 
+async def test_a_page_token_of_trials_is_none_of_evaluations_and_the_other_way_round(trainer: World) -> None:
+    await trainer.trained(test_dataset="datasets/test")
+    await trainer.evaluate()
+    trials, evaluations = trainer.models.ListTrials, trainer.evaluations.ListEvaluations
+    of_trials = (await trials(pb.ListTrialsRequest(parent=M, page_size=1))).next_page_token
+    of_evaluations = (await evaluations(epb.ListEvaluationsRequest(parent=M, page_size=1))).next_page_token
+    assert of_trials
+    assert of_evaluations
+    call = trials(pb.ListTrialsRequest(parent=M, page_token=of_evaluations))
+    await refused(call, INVALID, "InvalidPageToken")
+    call = evaluations(epb.ListEvaluationsRequest(parent=M, page_token=of_trials))
+    await refused(call, INVALID, "InvalidPageToken")
+
+
 async def test_an_evaluation_can_be_followed_to_its_end(trainer: World) -> None:
     await trainer.trained()
     await trainer.evaluate()
