@@ -69,11 +69,6 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     probe: Probe | None = None
 
     @property
-    def model_uid(self) -> str:
-        """Empty: it belongs to no model."""
-        return ""
-
-    @property
     def blob_prefix(self) -> str:
         """Prefix of its blobs, of which it has none."""
         return f"{self.name}/"

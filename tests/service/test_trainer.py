@@ -16,6 +16,7 @@ from google.rpc.error_details_pb2 import BadRequest, RetryInfo
 from grpc_status.rpc_status import from_call
 
 from services.infra.server import Server, Service
+from services.kit.blobs import BlobInfo
 from services.kit.clock import SystemClock
 from services.kit.errors import Unavailable
 from services.kit.memory import MemoryBlobs, MemoryQueue, MemoryRecords
@@ -1035,6 +1036,40 @@ async def test_two_evaluations_of_the_same_images_are_compared_image_by_image(tr
     assert (turned.difference, turned.p_value) == (pytest.approx(-0.13), found.p_value)
     digests = [(await trainer.evaluations.GetEvaluation(epb.GetEvaluationRequest(name=E))).snapshot_digest]
     assert digests == [DIGEST]
+
+
+async def test_an_evaluation_under_the_id_of_a_deleted_one_is_compared_by_its_own_predictions(trainer: World) -> None:
+    await trainer.trained()
+    f, figures = f"{M}/evaluations/f", list[float]()
+    await trainer.evaluate("f")
+    for right in (80, 93):
+        trainer.worker.right = {E: right}
+        await trainer.evaluate()
+        await trainer.step()
+        figures.append((await compared(trainer, E, f)).first_value)
+        await trainer.evaluations.DeleteEvaluation(epb.DeleteEvaluationRequest(name=E))
+    assert figures == [0.8, 0.93]
+
+
+async def test_a_slow_deletion_leaves_the_results_of_a_later_evaluation_of_the_same_id(
+    trainer: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await trainer.trained()
+    await trainer.evaluate()
+    await trainer.step()
+    listed = trainer.blobs.list
+
+    async def late(prefix: str) -> AsyncIterator[BlobInfo]:
+        monkeypatch.setattr(trainer.blobs, "list", listed)
+        await trainer.evaluate()
+        await trainer.step()
+        async for blob in listed(prefix):
+            yield blob
+
+    monkeypatch.setattr(trainer.blobs, "list", late)
+    await trainer.evaluations.DeleteEvaluation(epb.DeleteEvaluationRequest(name=E))
+    full = epb.GetEvaluationRequest(name=E, view=evaluation_pb2.Evaluation.FULL)
+    assert (await trainer.evaluations.GetEvaluation(full)).performance.accuracy_top1 == 0.9
 
 
 async def test_detectors_are_compared_too(trainer: World) -> None:

@@ -982,6 +982,23 @@ async def test_an_attempt_at_a_deleted_trial_writes_nothing_into_another_models_
     assert (await at.trial()).work == fresh.work
 
 
+async def test_an_attempt_at_a_deleted_evaluation_writes_nothing_into_a_later_one_of_the_same_name(at: World) -> None:
+    await at.begin_evaluation()
+    begun = await Attempt[Evaluation].begin(at.evaluations, E0, "w1", FastClock(), TTL, 1.0)
+    assert begun is not None
+    await at.evaluations.delete(E0)
+    await at.evaluations.create(E0, replace(begun.record, uid="another"))
+    with pytest.raises(LeaseLost):
+        await begun.beat(timedelta(seconds=1), 0.5, "predict")
+
+
+async def test_an_evaluation_that_an_earlier_version_stored_keeps_its_place_among_the_blobs(at: World) -> None:
+    await at.begin_evaluation()
+    old = (await at.evaluations.get(E0)).value
+    assert old.blob_prefix == "models/m/uid1/evaluations/e/"
+    assert replace(old, uid="uid2").blob_prefix == "models/m/uid1/evaluations/uid2/"
+
+
 async def test_a_deleted_trial_stops_its_worker(at: World) -> None:
     await at.begin()
     task = asyncio.create_task(at.worker(never_ends).handle(T0))
