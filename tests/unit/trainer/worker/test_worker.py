@@ -1024,6 +1024,22 @@ async def test_what_a_worker_stored_of_a_deleted_model_is_removed_when_it_loses_
     assert [blob.key async for blob in at.blobs.list("models/")] == []
 
 
+async def test_what_a_worker_stored_of_a_deleted_evaluation_is_removed_when_it_loses_its_lease(
+    at: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await at.begin_evaluation()
+    put = at.blobs.put_file
+
+    async def late(key: str, path: Path) -> None:
+        await at.evaluations.delete(E0)
+        await put(key, path)
+
+    monkeypatch.setattr(at.blobs, "put_file", late)
+    await at.worker(succeeds).handle(E0)
+    assert (await at.models.get(M)).value.uid == "uid1"
+    assert [blob.key async for blob in at.blobs.list("models/m/uid1/evaluations/")] == []
+
+
 async def test_a_damaged_checkpoint_starts_the_trial_over(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
     await at.begin(recipe=FINE_TUNING)
     task = asyncio.create_task(at.worker(saves_and_waits).handle(T0))
