@@ -17,8 +17,8 @@
     │   ├── CoverageUnavailable, ExportUnavailable, AuditNotStored, FeedbackNotKept, BatchPredictionsOff
     │   └── Diverged, DatasetCorrupt, DatasetChanged, OutOfMemory, PoisonWork
     ├── Conflict (ABORTED): EtagMismatch, LeaseLost
-    ├── QuotaExceeded (RESOURCE_EXHAUSTED): ProjectQuotaExceeded, QueueFull, TooBusy, Throttled,
-    │   MessageTooLarge
+    ├── QuotaExceeded (RESOURCE_EXHAUSTED): ProjectQuotaExceeded, QueueFull, TooBusy,
+    │   Throttled (TooManyEstimates), MessageTooLarge
     ├── DeadlineExceeded (DEADLINE_EXCEEDED): RequestTimedOut
     ├── Unauthenticated (UNAUTHENTICATED), PermissionDenied, ProjectDenied (PERMISSION_DENIED)
     ├── NotServedYet, UnknownMethod (UNIMPLEMENTED)
@@ -596,6 +596,13 @@ class Throttled(QuotaExceeded):
     reason = "Throttled"
     template = "{subject} already has its share of this server, {limit} {what} ({setting}); repeat the call later."
     retry = True
+
+
+class TooManyEstimates(Throttled):
+    """A project waits for as many estimates as it may at once."""
+
+    template = "{subject} already waits for {limit} estimates, the most at once; repeat the call once one has ended."
+    retry_after = timedelta(seconds=10)  # an estimate takes some seconds of a worker
 
 
 class MessageTooLarge(QuotaExceeded):

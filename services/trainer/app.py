@@ -1,7 +1,9 @@
 """What callers do with models. Depends on ports only."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from functools import partial
+from typing import TypeVar
 
 from msgspec.structs import replace
 
@@ -9,7 +11,7 @@ from services.kit import codec
 from services.kit.blobs import Blobs, delete_prefix
 from services.kit.caller_fields import Changes, check_caller_fields
 from services.kit.clock import Clock
-from services.kit.collection import create_once
+from services.kit.collection import Collection, create_once
 from services.kit.errors import (
     DatasetNotFound,
     DatasetNotReady,
@@ -26,7 +28,8 @@ from services.kit.records import Versioned
 from services.trainer.bundles import read_card, with_base
 from services.trainer.coverage import check_categories
 from services.trainer.datasets import Datasets, DatasetState, check_kind, check_training_dataset, usable
-from services.trainer.domain import NEXT, Model, ModelState, StopReason, Trial
+from services.trainer.domain import NEXT, Evaluation, Model, ModelState, StopReason, Trial
+from services.trainer.export import Export
 from services.trainer.holding import Holding
 from services.trainer.insight import NO_INSIGHT, Insight, LearningCurve, no_curve
 from services.trainer.leaderboard import Entry, Leaderboard
@@ -37,6 +40,8 @@ from services.trainer.quotas import Quotas
 from services.trainer.reconcile.counts import Counts
 from services.trainer.store import Store
 from services.vision.card import ModelKind
+
+P = TypeVar("P", Trial, Evaluation, Export)
 
 WATCH_SECONDS = 2.0  # after which a watch looks again even without a change
 
@@ -116,7 +121,8 @@ class Models:
     async def trials(self, model: str, page_size: int, page_token: str) -> tuple[list[Versioned[Trial]], str]:
         """One page of a model's trials, in the order of planning; ModelNotFound."""
         await self.get(model)
-        return page_of(self._store.trials.view.all(f"{model}/trials/"), model, page_size, page_token)
+        scope = f"{model}/trials"
+        return page_of(self._store.trials.view.all(f"{scope}/"), scope, page_size, page_token)
 
     async def update(self, name: str, changes: Changes, etag: str) -> Versioned[Model]:
         """Changes the caller's fields."""
@@ -144,30 +150,36 @@ class Models:
         """Removes a model whose training is over: its record, then its blobs, then its trials, evaluations and exports.
 
         ModelInUse if an alias stands for it, unless `force`. An alias set at the same moment may be missed: it then
-        stands for no model, as after `force`.
+        stands for no model, as after `force`. EtagMismatch. A model that is created under the name in the meantime
+        keeps everything.
 
         After the first step no caller can see it. If the process dies before the last step, or the store is away, the
         coordinator does the rest for the records that remain. They go last, so that no blob stays without one.
         """
-        found = await self.get(name)
-        if not found.value.ended:
-            allowed = "SUCCEEDED, FAILED and CANCELLED (cancel it first)"
-            raise WrongState(name=name, state=found.value.state, verb="deleting", allowed=allowed)
-        if not force and (aliases := self._store.aliases_of(found.value)):
-            raise ModelInUse(name=name, aliases=" and ".join(aliases))
-        # Only trials read it; without any, no record would remain.
-        await delete_prefix(self._blobs, found.value.base_key)
-        await self._store.models.delete(name, etag)
-        await delete_prefix(self._blobs, found.value.blob_prefix)
-        for trial in self._store.trials.view.all(f"{name}/"):
-            with suppress(NotFound):
-                await self._counts.delete(self._store.trials, trial.value.name)
-        for evaluation in self._store.evaluations.view.all(f"{name}/"):
-            with suppress(NotFound):
-                await self._counts.delete(self._store.evaluations, evaluation.value.name)
-        for export in self._store.exports.view.all(f"{name}/"):
-            with suppress(NotFound):
-                await self._store.exports.delete(export.value.name)
+        model = await self._delete_record(name, etag, force=force)
+        await delete_prefix(self._blobs, model.blob_prefix)
+        await _delete_parts(model, self._store.trials, partial(self._counts.delete, self._store.trials))
+        await _delete_parts(model, self._store.evaluations, partial(self._counts.delete, self._store.evaluations))
+        await _delete_parts(model, self._store.exports, self._store.exports.delete)
+
+    async def _delete_record(self, name: str, etag: str, *, force: bool) -> Model:
+        """Removes the very record that was found to be deletable, and returns it."""
+        while True:
+            found = await self.get(name)
+            if not found.value.ended:
+                allowed = "SUCCEEDED, FAILED and CANCELLED (cancel it first)"
+                raise WrongState(name=name, state=found.value.state, verb="deleting", allowed=allowed)
+            if not force and (aliases := self._store.aliases_of(found.value)):
+                raise ModelInUse(name=name, aliases=" and ".join(aliases))
+            if etag not in ("", found.etag):
+                raise EtagMismatch(name=name, etag=etag, current=found.etag)
+            # Only trials read it; without any, no record would remain.
+            await delete_prefix(self._blobs, found.value.base_key)
+            try:
+                await self._store.models.delete(name, found.etag)
+            except EtagMismatch:
+                continue  # with the caller's etag, the next look refuses it
+            return found.value
 
     async def performance(self, model: Model) -> Performance | None:
         """The full performance of the served bundle, with curves and matrix; None before there is one."""
@@ -219,3 +231,12 @@ class Models:
                 return
             await self._store.model_changed(name, seen, WATCH_SECONDS)
         raise ModelNotFound(name=name)
+
+
+async def _delete_parts(model: Model, parts: Collection[P], delete: Callable[[str, str], Awaitable[object]]) -> None:
+    """Deletes what belongs to the model, each by name and etag; what belongs to a later one of its name stays."""
+    for part in parts.view.all(f"{model.name}/"):
+        with suppress(NotFound):
+            while (found := await parts.get(part.value.name)).value.model_uid == model.uid:
+                with suppress(EtagMismatch):
+                    await delete(found.value.name, found.etag)

@@ -245,6 +245,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """`models/{model}/evaluations/{evaluation}`: one bundle measured on one snapshot."""
 
     name: str
+    uid: str = ""  # tells it from others that had its name; empty of earlier versions
     model_uid: str
     test_dataset: str
     test: Snapshot
@@ -268,9 +269,12 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def blob_prefix(self) -> str:
-        """Prefix of its blobs: under the model's, so that they are deleted with it."""
+        """Prefix of its blobs: under the model's, so that they are deleted with it.
+
+        A later evaluation of the same name has another.
+        """
         model, _, id_ = self.name.partition("/evaluations/")
-        return f"{model}/{self.model_uid}/evaluations/{id_}/"
+        return f"{model}/{self.model_uid}/evaluations/{self.uid or id_}/"
 
     @property
     def state(self) -> str:

@@ -1,5 +1,6 @@
 """An estimate of a training: a record that lives as long as a caller waits for it, and what a worker's probe found."""
 
+import dataclasses
 import hashlib
 from datetime import UTC, datetime
 from typing import Self
@@ -8,6 +9,7 @@ import msgspec
 from msgspec.structs import replace
 
 from services.kit import codec
+from services.kit.names import split
 from services.trainer.domain import Model
 from services.trainer.feature_blocks import FeaturePass
 from services.trainer.performance import Interval
@@ -69,9 +71,9 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     probe: Probe | None = None
 
     @property
-    def model_uid(self) -> str:
-        """Empty: it belongs to no model."""
-        return ""
+    def project(self) -> str:
+        """The project of its callers, which is that of the datasets."""
+        return split(self.model.training_dataset)[0]
 
     @property
     def blob_prefix(self) -> str:
@@ -99,9 +101,16 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def anonymous(model: Model) -> Model:
-    """The model without what differs between equal calls."""
-    moment = datetime.fromtimestamp(0, UTC)
-    return replace(model, name="models/estimate", uid="estimate", create_time=moment, update_time=moment)
+    """The model without what differs between equal calls, and without the seed, as any sample of images will do."""
+    moment, wanted = datetime.fromtimestamp(0, UTC), dataclasses.replace(model.hyperparameters, seed=0)
+    return replace(
+        model,
+        name="models/estimate",
+        uid="estimate",
+        create_time=moment,
+        update_time=moment,
+        hyperparameters=wanted,
+    )
 
 
 def name_for(model: Model) -> str:

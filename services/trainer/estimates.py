@@ -16,6 +16,7 @@ from services.kit.errors import (
     RecordExists,
     RemoteError,
     SightlineError,
+    TooManyEstimates,
 )
 from services.kit.log import Log
 from services.kit.telemetry import Telemetry
@@ -33,6 +34,7 @@ from services.trainer.work import Work, WorkState
 
 ALLOWANCE = timedelta(minutes=10)  # of a probe, which takes seconds on a usual device
 WAIT = timedelta(minutes=10)  # for a call without a deadline
+MOST_AT_ONCE = 2  # of a project, so that its estimates, for which nobody pays, leave workers to others
 INTEREST = timedelta(seconds=20)  # after which a caller that was not heard of, as its api died, no longer counts
 
 _log = Log(__name__)
@@ -47,9 +49,10 @@ class Estimates:
         self._datasets = datasets
         self._clock = clock
         self._telemetry = telemetry
+        self._turn = asyncio.Lock()
 
     async def estimate(self, wanted: Model, remaining_seconds: float | None) -> Estimate:
-        """The estimate once its probe has ended, within the call's remaining time; EstimateTimedOut.
+        """The estimate once its probe has ended, within the call's remaining time; EstimateTimedOut, TooManyEstimates.
 
         The datasets must be READY and fit for training, and the base model must have a bundle: the errors of
         CreateModel. A probe's own failure is raised as an error. A call that ends in any way leaves nothing behind,
@@ -137,9 +140,18 @@ class Estimates:
         except EstimateNotFound:
             pass
         with suppress(RecordExists):  # another call was faster; the next look finds it
-            await self._store.estimates.create(draft.awaited(caller, now, until))
+            await self._create(draft.awaited(caller, now, until))
             _log.info("estimate_planned", name=draft.name, dataset=draft.model.training_dataset)
         return draft
+
+    async def _create(self, draft: Estimate) -> None:
+        """Adds the record; TooManyEstimates if MOST_AT_ONCE others of its project have not ended, RecordExists."""
+        async with self._turn:  # calls at the same moment count each other, at least those of this replica
+            present = [found.value for found in self._store.estimates.view.all()]
+            others = [one for one in present if one.project == draft.project and one.name != draft.name]
+            if sum(not one.work.ended for one in others) >= MOST_AT_ONCE:
+                raise TooManyEstimates(subject=f"project {draft.project}", limit=MOST_AT_ONCE)
+            await self._store.estimates.create(draft)
 
     async def _leave(self, name: str, caller: str) -> None:
         """Deletes the record if no other caller waits; in an outage, the interest expires by itself."""

@@ -19,6 +19,7 @@ from services.kit.errors import (
     NotFound,
     WrongState,
 )
+from services.kit.names import new_uid
 from services.kit.paging import page_of
 from services.kit.records import Versioned
 from services.trainer.bundles import require_served
@@ -117,6 +118,7 @@ class Evaluations:
         served, now = require_served(model), self._clock.now()
         return Evaluation(
             name=f"{model.name}/evaluations/{draft.id}",
+            uid=new_uid(),
             model_uid=model.uid,
             test_dataset=draft.test_dataset,
             test=dataset.snapshot(),
@@ -138,7 +140,8 @@ class Evaluations:
     async def page(self, model: str, page_size: int, page_token: str) -> tuple[list[Versioned[Evaluation]], str]:
         """One page of a model's evaluations, by name; ModelNotFound."""
         await self._store.models.get(model)
-        return page_of(self._store.evaluations.view.all(f"{model}/evaluations/"), model, page_size, page_token)
+        scope = f"{model}/evaluations"
+        return page_of(self._store.evaluations.view.all(f"{scope}/"), scope, page_size, page_token)
 
     async def delete(self, name: str, etag: str) -> None:
         """Removes an evaluation in any state; a worker that runs it stops at its next report.
@@ -149,8 +152,8 @@ class Evaluations:
         if found.value.is_final:
             problem = f"{name} is part of its model's training; it is deleted with the model."
             raise InvalidRequest(field="name", problem=problem)
-        await self._counts.delete(self._store.evaluations, name, etag)
-        await delete_prefix(self._blobs, found.value.blob_prefix)
+        deleted = await self._counts.delete(self._store.evaluations, name, etag)
+        await delete_prefix(self._blobs, deleted.blob_prefix)
 
     async def performance(self, evaluation: Evaluation) -> Performance | None:
         """The full performance; None before there is one."""

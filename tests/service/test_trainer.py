@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
@@ -16,6 +16,7 @@ from google.rpc.error_details_pb2 import BadRequest, RetryInfo
 from grpc_status.rpc_status import from_call
 
 from services.infra.server import Server, Service
+from services.kit.blobs import BlobInfo
 from services.kit.clock import SystemClock
 from services.kit.errors import Unavailable
 from services.kit.memory import MemoryBlobs, MemoryQueue, MemoryRecords
@@ -766,6 +767,79 @@ async def test_a_deletion_that_the_store_interrupts_is_completed_later(
     assert trainer.store.trials.view.all() == []
 
 
+def at_the_deletion_of(
+    trainer: World, ending: str, patch: pytest.MonkeyPatch, do: Callable[[], Awaitable[Any]]
+) -> None:
+    """Does it once, as the deletion of blobs under a prefix that ends so begins."""
+    listed = trainer.blobs.list
+
+    async def late(prefix: str) -> AsyncIterator[BlobInfo]:
+        if prefix.endswith(ending):
+            patch.setattr(trainer.blobs, "list", listed)
+            await do()
+        async for blob in listed(prefix):
+            yield blob
+
+    patch.setattr(trainer.blobs, "list", late)
+
+
+async def test_a_deletion_spares_a_running_model_that_has_just_been_given_the_name(
+    trainer: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await trainer.trained()
+
+    async def another() -> None:
+        await trainer.models.DeleteModel(pb.DeleteModelRequest(name=M))
+        await trainer.models.CreateModel(request())
+
+    at_the_deletion_of(trainer, "/base/", monkeypatch, another)
+    await refused(trainer.models.DeleteModel(pb.DeleteModelRequest(name=M)), PRECONDITION, "WrongState", "NOT_STARTED")
+    assert (await trainer.get()).state == model_pb2.Model.NOT_STARTED
+
+
+async def test_a_deletion_survives_a_change_of_the_model(trainer: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    await trainer.trained()
+
+    async def changed() -> None:
+        new = model_pb2.Model(name=M, display_name="new")
+        await trainer.models.UpdateModel(
+            pb.UpdateModelRequest(model=new, update_mask=FieldMask(paths=["display_name"]))
+        )
+
+    at_the_deletion_of(trainer, "/base/", monkeypatch, changed)
+    await trainer.models.DeleteModel(pb.DeleteModelRequest(name=M))
+    await refused(trainer.get(), MISSING, "ModelNotFound")
+
+
+async def test_a_deletion_leaves_what_belongs_to_a_later_model_of_the_name(
+    trainer: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await trainer.trained(test_dataset="datasets/test")
+    uid = (await trainer.store.models.get(M)).value.uid
+    fresh = Coordinator(trainer.store, trainer.datasets, trainer.blobs, trainer.queue, trainer.clock, MemoryTelemetry())
+
+    async def another() -> None:
+        await fresh.reconcile()  # removes what is left of the first
+        await trainer.trained(test_dataset="datasets/test")
+
+    at_the_deletion_of(trainer, f"/{uid}/", monkeypatch, another)
+    await trainer.models.DeleteModel(pb.DeleteModelRequest(name=M))
+    full = await trainer.get(view=model_pb2.Model.FULL)
+    assert full.ledger
+    assert full.training_cost.ToTimedelta() == sum((each.duration.ToTimedelta() for each in full.ledger), timedelta())
+    assert {found.value.model_uid for found in trainer.store.trials.view.all()} == {
+        (await trainer.store.models.get(M)).value.uid
+    }
+    assert len(trainer.store.evaluations.view.all()) == 1
+
+
+async def test_a_refused_deletion_keeps_the_copy_of_the_base_model(trainer: World) -> None:
+    await trainer.trained("m")
+    await trainer.trained("n", base_model=M)
+    await refused(trainer.models.DeleteModel(pb.DeleteModelRequest(name="models/n", etag="1")), ABORTED, "EtagMismatch")
+    assert [blob async for blob in trainer.blobs.list((await trainer.store.models.get("models/n")).value.base_key)]
+
+
 async def test_a_model_in_training_must_be_cancelled_before_it_is_deleted(trainer: World) -> None:
     await trainer.models.CreateModel(request())
     for _ in range(2):
@@ -1037,6 +1111,36 @@ async def test_two_evaluations_of_the_same_images_are_compared_image_by_image(tr
     assert digests == [DIGEST]
 
 
+async def test_an_evaluation_under_the_id_of_a_deleted_one_is_compared_by_its_own_predictions(trainer: World) -> None:
+    await trainer.trained()
+    f, figures = f"{M}/evaluations/f", list[float]()
+    await trainer.evaluate("f")
+    for right in (80, 93):
+        trainer.worker.right = {E: right}
+        await trainer.evaluate()
+        await trainer.step()
+        figures.append((await compared(trainer, E, f)).first_value)
+        await trainer.evaluations.DeleteEvaluation(epb.DeleteEvaluationRequest(name=E))
+    assert figures == [0.8, 0.93]
+
+
+async def test_a_slow_deletion_leaves_the_results_of_a_later_evaluation_of_the_same_id(
+    trainer: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await trainer.trained()
+    await trainer.evaluate()
+    await trainer.step()
+
+    async def another() -> None:
+        await trainer.evaluate()
+        await trainer.step()
+
+    at_the_deletion_of(trainer, "", monkeypatch, another)
+    await trainer.evaluations.DeleteEvaluation(epb.DeleteEvaluationRequest(name=E))
+    full = epb.GetEvaluationRequest(name=E, view=evaluation_pb2.Evaluation.FULL)
+    assert (await trainer.evaluations.GetEvaluation(full)).performance.accuracy_top1 == 0.9
+
+
 async def test_detectors_are_compared_too(trainer: World) -> None:
     await trainer.trained(kind=DETECTOR, **BOXES)
     trainer.datasets.put(dataset("datasets/test", annotation_kind="OBJECT_DETECTION"))
@@ -1187,6 +1291,20 @@ async def test_evaluations_are_listed_and_deleted(trainer: World) -> None:
     )
     left = await trainer.evaluations.ListEvaluations(epb.ListEvaluationsRequest(parent=M))
     assert len(left.evaluations) == 2
+
+
+async def test_a_page_token_of_trials_is_none_of_evaluations_and_the_other_way_round(trainer: World) -> None:
+    await trainer.trained(test_dataset="datasets/test")
+    await trainer.evaluate()
+    trials, evaluations = trainer.models.ListTrials, trainer.evaluations.ListEvaluations
+    of_trials = (await trials(pb.ListTrialsRequest(parent=M, page_size=1))).next_page_token
+    of_evaluations = (await evaluations(epb.ListEvaluationsRequest(parent=M, page_size=1))).next_page_token
+    assert of_trials
+    assert of_evaluations
+    call = trials(pb.ListTrialsRequest(parent=M, page_token=of_evaluations))
+    await refused(call, INVALID, "InvalidPageToken")
+    call = evaluations(epb.ListEvaluationsRequest(parent=M, page_token=of_trials))
+    await refused(call, INVALID, "InvalidPageToken")
 
 
 async def test_an_evaluation_can_be_followed_to_its_end(trainer: World) -> None:

@@ -62,8 +62,10 @@ class Counts:
         for evaluation in self._store.evaluations.view.all():
             await self._reconcile_one(self._store.evaluations, evaluation.value)
 
-    async def delete(self, collection: Collection[T], name: str, etag: str = "") -> None:
-        """Deletes a record and counts the rest of it; a running attempt counts as cancelled. NotFound, EtagMismatch.
+    async def delete(self, collection: Collection[T], name: str, etag: str = "") -> T:
+        """Deletes a record, counts the rest of it, and returns it; a running attempt counts as cancelled.
+
+        NotFound, EtagMismatch.
 
         What it was charged stays on its project's account.
         """
@@ -78,7 +80,8 @@ class Counts:
                 if etag:
                     raise
                 continue
-            return self._add(found.value, ended.tally.since(work.counted))
+            self._add(found.value, ended.tally.since(work.counted))
+            return found.value
 
     async def _reconcile_one(self, collection: Collection[T], record: T) -> None:
         self._label(record.work.origin.caller)

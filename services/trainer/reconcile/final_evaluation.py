@@ -3,7 +3,7 @@
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from services.kit.names import join
+from services.kit.names import join, new_uid
 from services.trainer.domain import FINAL_EVALUATION, Evaluation, Model, Served
 from services.trainer.work import Work, WorkState
 
@@ -14,6 +14,7 @@ def planned(model: Model, allowance: timedelta, now: datetime) -> Evaluation:
     assert model.served is not None, "the planner asks for it only if there is a bundle"
     return Evaluation(
         name=join(model.name, "evaluations", FINAL_EVALUATION),
+        uid=new_uid(),
         model_uid=model.uid,
         test_dataset=model.test_dataset,
         test=model.test,

@@ -28,7 +28,7 @@ class Attempt(LeaseGuard[R]):
     """A lease guard whose writes keep the ledger. Every write may raise LeaseLost."""
 
     def __init__(self, table: Table[R], taken: R, clock: Clock, lease: timedelta, factor: float) -> None:
-        super().__init__(table, taken, _lease, lambda record: record.model_uid)
+        super().__init__(table, taken, _lease, lambda record: record.blob_prefix)
         self._clock = clock
         self._ttl = lease
         self._factor_of_one = Fraction(factor)

@@ -18,6 +18,7 @@ from services.kit.consume import Released
 from services.kit.errors import (
     BlobDamaged,
     BlobNotFound,
+    EvaluationNotFound,
     LeaseLost,
     ModelNotFound,
     SightlineError,
@@ -131,17 +132,22 @@ class Worker:
         return self._telemetry.tracer.span(type(record).__name__.lower(), about)
 
     async def _clean(self, record: Trial | Evaluation | Estimate | Export) -> None:
-        """Removes what an attempt without a lease may have stored after its model's blobs were deleted.
+        """Removes what an attempt without a lease may have stored after its blobs were deleted.
 
-        As long as the model is there, that is left to its deletion: a successor may go on from a checkpoint.
+        As long as its model is there, that is left to the model's deletion: a successor may go on from a checkpoint. An
+        evaluation can be deleted alone.
         """
         if isinstance(record, Estimate):
             return
         with suppress(SightlineError):
             try:
-                if (await self._store.models.get(parent(record.name))).value.uid == record.model_uid:
+                model = (await self._store.models.get(parent(record.name))).value
+                present = record
+                if isinstance(record, Evaluation):
+                    present = (await self._store.evaluations.get(record.name)).value
+                if model.uid == record.model_uid and present.blob_prefix == record.blob_prefix:
                     return
-            except ModelNotFound:
+            except (ModelNotFound, EvaluationNotFound):
                 pass
             await delete_prefix(self._workspace.blobs, record.blob_prefix)
 

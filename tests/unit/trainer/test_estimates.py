@@ -19,6 +19,7 @@ from services.kit.errors import (
     IncorrectModelKind,
     LeaseLost,
     RemoteError,
+    TooManyEstimates,
     Unavailable,
 )
 from services.kit.memory import MemoryBlobs, MemoryQueue, MemoryRecords
@@ -162,13 +163,52 @@ async def test_equal_calls_share_a_probe_which_outlives_the_one_that_leaves(worl
 
 async def test_different_questions_do_not_share_a_probe(world: World) -> None:
     calls = [
+        asyncio.create_task(world.api().estimate(asked(hyperparameters=Hyperparameters(max_rung=rung)), PATIENCE))
+        for rung in (0, 1)
+    ]
+    await eventually(lambda: len(world.records()) == 2)
+    await cancelled(*calls)
+
+
+async def test_calls_that_differ_in_their_seed_share_a_probe(world: World) -> None:
+    calls = [
         asyncio.create_task(world.api().estimate(asked(hyperparameters=Hyperparameters(seed=seed)), PATIENCE))
         for seed in (0, 1)
     ]
+    await eventually(lambda: [len(record.callers) for record in world.records()] == [2])
+    await cancelled(*calls)
+
+
+async def test_a_project_waits_for_two_estimates_at_once_however_many_it_asks_for_together(world: World) -> None:
+    api = world.api()
+    wanted = [asked(hyperparameters=Hyperparameters(max_trials=most)) for most in range(1, 7)]
+    calls = [asyncio.create_task(api.estimate(each, PATIENCE)) for each in wanted]
+    await eventually(lambda: sum(call.done() for call in calls) == 4)
+    assert len(world.records()) == 2
+    for call in filter(asyncio.Task.done, calls):
+        with pytest.raises(TooManyEstimates, match="project default already waits for 2 estimates") as caught:
+            await call
+        assert (caught.value.reason, caught.value.retry) == ("Throttled", True)
+    await cancelled(*(call for call in calls if not call.done()))
+
+
+async def test_a_project_that_waits_for_two_estimates_shares_them_and_holds_no_other_project_back(world: World) -> None:
+    world.datasets.put(dataset("projects/acme/datasets/birds"))
+    wanted = [asked(hyperparameters=Hyperparameters(max_trials=most)) for most in (1, 2, 2)]
+    wanted.append(asked(training_dataset="projects/acme/datasets/birds"))
+    calls = [asyncio.create_task(world.api().estimate(each, PATIENCE)) for each in wanted]
+    await eventually(lambda: sorted(len(record.callers) for record in world.records()) == [1, 1, 2])
+    await cancelled(*calls)
+
+
+async def test_an_ended_estimate_leaves_room_for_another(world: World) -> None:
+    wanted = [asked(hyperparameters=Hyperparameters(max_trials=most)) for most in (1, 2, 3)]
+    first = asyncio.create_task(world.api().estimate(wanted[0], PATIENCE))
+    await world.measured()
+    await first
+    calls = [asyncio.create_task(world.api().estimate(each, PATIENCE)) for each in wanted[1:]]
     await eventually(lambda: len(world.records()) == 2)
-    for call in calls:
-        call.cancel()
-    await asyncio.wait(calls)
+    await cancelled(*calls)
 
 
 async def test_a_call_repeated_after_the_apis_death_finds_the_probe_in_progress(world: World) -> None:
@@ -258,6 +298,12 @@ async def test_an_unfit_dataset_is_refused_before_any_work(
         await world.api().estimate(asked(**wanted), PATIENCE)
     assert world.records() == []
     assert world.telemetry.value(metrics.ESTIMATES, result="failed") == 1
+
+
+async def cancelled(*calls: "asyncio.Task[Estimate]") -> None:
+    for call in calls:
+        call.cancel()
+    await asyncio.wait(calls)
 
 
 async def without_leaving(world: World, call: "asyncio.Task[Estimate]") -> None:

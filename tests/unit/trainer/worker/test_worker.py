@@ -982,6 +982,23 @@ async def test_an_attempt_at_a_deleted_trial_writes_nothing_into_another_models_
     assert (await at.trial()).work == fresh.work
 
 
+async def test_an_attempt_at_a_deleted_evaluation_writes_nothing_into_a_later_one_of_the_same_name(at: World) -> None:
+    await at.begin_evaluation()
+    begun = await Attempt[Evaluation].begin(at.evaluations, E0, "w1", FastClock(), TTL, 1.0)
+    assert begun is not None
+    await at.evaluations.delete(E0)
+    await at.evaluations.create(E0, replace(begun.record, uid="another"))
+    with pytest.raises(LeaseLost):
+        await begun.beat(timedelta(seconds=1), 0.5, "predict")
+
+
+async def test_an_evaluation_that_an_earlier_version_stored_keeps_its_place_among_the_blobs(at: World) -> None:
+    await at.begin_evaluation()
+    old = (await at.evaluations.get(E0)).value
+    assert old.blob_prefix == "models/m/uid1/evaluations/e/"
+    assert replace(old, uid="uid2").blob_prefix == "models/m/uid1/evaluations/uid2/"
+
+
 async def test_a_deleted_trial_stops_its_worker(at: World) -> None:
     await at.begin()
     task = asyncio.create_task(at.worker(never_ends).handle(T0))
@@ -1005,6 +1022,22 @@ async def test_what_a_worker_stored_of_a_deleted_model_is_removed_when_it_loses_
     await at.table.delete(T0)
     await asyncio.wait_for(task, 30)
     assert [blob.key async for blob in at.blobs.list("models/")] == []
+
+
+async def test_what_a_worker_stored_of_a_deleted_evaluation_is_removed_when_it_loses_its_lease(
+    at: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await at.begin_evaluation()
+    put = at.blobs.put_file
+
+    async def late(key: str, path: Path) -> None:
+        await at.evaluations.delete(E0)
+        await put(key, path)
+
+    monkeypatch.setattr(at.blobs, "put_file", late)
+    await at.worker(succeeds).handle(E0)
+    assert (await at.models.get(M)).value.uid == "uid1"
+    assert [blob.key async for blob in at.blobs.list("models/m/uid1/evaluations/")] == []
 
 
 async def test_a_damaged_checkpoint_starts_the_trial_over(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
