@@ -32,7 +32,7 @@ class CategoryReport:
     precision: float
     f1: float
     average_precision: float
-    suggested_threshold: float  # as `suggested_thresholds` gives it
+    suggested_threshold: float  # of the best F1 when only this category is decided; 0.5 without support
     curve: tuple[CurvePoint, ...]  # by ascending threshold
 
 
@@ -116,8 +116,19 @@ def confusion(scores: Scores, targets: Targets) -> tuple[ConfusionCell, ...]:
     )
 
 
-def suggested_thresholds(scores: Scores, targets: Targets) -> Floats:
-    """[categories]: the best F1 when only this category is decided, by `threshold_below`; 0.5 without images of it."""
+def expected_thresholds(scores: Scores) -> Floats:
+    """[categories]: with the best F1 that is to be expected of images like these, if the scores are probabilities.
+
+    That is half of this F1 (Lipton et al., 2014, "Optimal Thresholding of Classifiers to Maximize F1 Measure"). No
+    labels are needed, of which a category of few images has too few to tell a threshold. At least one image.
+    """
+    falling = -np.sort(-scores.astype(np.float64), axis=0)
+    accepted = np.arange(1, len(scores) + 1)[:, None]
+    return (2 * np.cumsum(falling, axis=0) / (accepted + falling.sum(axis=0))).max(axis=0) / 2
+
+
+def _best_thresholds(scores: Scores, targets: Targets) -> Floats:
+    """[categories]: the best F1 on these images, by `threshold_below`; 0.5 without images of the category."""
     found = np.full(scores.shape[1], 0.5)
     for category, thresholds, precision, recall in _curves(scores, targets):
         best = np.argmax(2 * precision * recall / (precision + recall))
@@ -164,7 +175,7 @@ def _category_reports(scores: Scores, targets: Targets, cells: tuple[ConfusionCe
         right[cell.actual] += cell.count if cell.actual == cell.predicted else 0
     nothing = (np.empty(0), np.empty(0), np.empty(0))
     curves = {category: (thresholds, p, r) for category, thresholds, p, r in _curves(scores, targets)}
-    suggested = suggested_thresholds(scores, targets).tolist()
+    suggested = _best_thresholds(scores, targets).tolist()
     reports: list[CategoryReport] = []
     for index in range(categories):
         thresholds, precision, recall = curves.get(index, nothing)

@@ -17,7 +17,7 @@ from services.vision.classification_metrics import (
     average_precision,
     bootstrap_interval,
     classification_report,
-    suggested_thresholds,
+    expected_thresholds,
     top1_reliability,
 )
 from services.vision.intervals import resampling_interval, wilson_interval
@@ -122,11 +122,27 @@ def test_the_suggested_threshold_has_the_best_f1_of_all() -> None:
 
 def test_a_threshold_is_halfway_to_the_next_lower_score_even_if_no_number_is_in_between() -> None:
     scores, targets = np.array([[0.1, 0.9], [0.3, 0.7], [0.5, 0.5], [0.6, 0.4]]), np.array([1, 1, 1, 0])
-    assert suggested_thresholds(scores, targets).tolist() == pytest.approx([0.55, 0.45])
+    found = [category.suggested_threshold for category in classification_report(scores, targets).categories]
+    assert found == pytest.approx([0.55, 0.45])
     assert threshold_below(0.2, np.array([0.2, 0.8])) == pytest.approx(0.1)
     lower = np.float32(0.5)
     above = np.nextafter(lower, np.float32(1))
     assert threshold_below(float(above), np.array([lower, above])) == above
+
+
+def test_without_labels_probabilities_tell_the_threshold_of_the_best_f1() -> None:
+    """Of many images, drawn as the scores say; of a rare category too, whose best threshold is far below a half."""
+    random = np.random.default_rng(5)
+    scores = np.stack([random.beta(0.3, 6, 40_000), random.beta(2, 2, 40_000)], axis=1)
+    for column, threshold in zip(scores.T, expected_thresholds(scores), strict=True):
+        drawn = random.random(len(column)) < column
+
+        def f1(least: float, column: Any = column, drawn: Any = drawn) -> float:
+            accepted = column >= least
+            return float(2 * (accepted & drawn).sum() / (accepted.sum() + drawn.sum()))
+
+        assert f1(threshold) > max(f1(least) for least in np.linspace(0.02, 0.98, 49)) - 0.005
+    assert expected_thresholds(np.array([[1.0, 0.0]])).tolist() == [0.5, 0.0]
 
 
 def test_every_point_of_a_curve_is_what_its_threshold_gives_and_curves_stay_short() -> None:

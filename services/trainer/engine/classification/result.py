@@ -19,7 +19,7 @@ from services.trainer.performance import Interval, Performance, Source
 from services.trainer.prediction_cost import bundle_seconds
 from services.trainer.used_weights import used_by
 from services.vision.card import CardBackbone, ModelCard, ModelKind, WeightsSource
-from services.vision.classification_metrics import suggested_thresholds
+from services.vision.classification_metrics import expected_thresholds
 from services.vision.classifier import Classifier, ClassifierNetwork
 from services.vision.intervals import wilson_interval
 from services.vision.prediction_sets import Calibration
@@ -119,6 +119,6 @@ def _card(images: Images, finished: Finished) -> ModelCard:
     return replace(
         bare_card(ModelKind.GENERIC_CLASSIFIER, images, finished.cards),
         temperature=finished.temperature,
-        thresholds=tuple(suggested_thresholds(scores, labels).tolist()),
+        thresholds=tuple(expected_thresholds(scores).tolist()),
         calibration=Calibration.of(scores[np.arange(len(labels)), labels].tolist()),
     )
