@@ -51,7 +51,7 @@ RULES: MappingProxyType[str, Callable[[Scores, Labels], list[float]]] = MappingP
         "lowest accepted": lowest_accepted,
         "halfway below": halfway,
         "0.5": lambda scores, _: [0.5] * scores.shape[1],
-        "half of the expected F1": lambda scores, _: expected_thresholds(scores).tolist(),
+        "half of the expected F1": lambda scores, labels: expected_thresholds(scores, labels).tolist(),
     }
 )
 

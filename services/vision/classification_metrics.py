@@ -116,15 +116,17 @@ def confusion(scores: Scores, targets: Targets) -> tuple[ConfusionCell, ...]:
     )
 
 
-def expected_thresholds(scores: Scores) -> Floats:
+def expected_thresholds(scores: Scores, targets: Targets) -> Floats:
     """[categories]: with the best F1 that is to be expected of images like these, if the scores are probabilities.
 
-    That is half of this F1 (Lipton et al., 2014, "Optimal Thresholding of Classifiers to Maximize F1 Measure"). No
-    labels are needed, of which a category of few images has too few to tell a threshold. At least one image.
+    That is half of this F1 (Lipton et al., 2014, "Optimal Thresholding of Classifiers to Maximize F1 Measure"). Labels,
+    of which a category of few images has too few to tell a threshold, count only in that a category without any gets
+    0.5. At least one image.
     """
     falling = -np.sort(-scores.astype(np.float64), axis=0)
     accepted = np.arange(1, len(scores) + 1)[:, None]
-    return (2 * np.cumsum(falling, axis=0) / (accepted + falling.sum(axis=0))).max(axis=0) / 2
+    best = (2 * np.cumsum(falling, axis=0) / (accepted + falling.sum(axis=0))).max(axis=0)
+    return np.where(np.bincount(targets, minlength=scores.shape[1]) > 0, best / 2, 0.5)
 
 
 def _best_thresholds(scores: Scores, targets: Targets) -> Floats:

@@ -130,11 +130,12 @@ def test_a_threshold_is_halfway_to_the_next_lower_score_even_if_no_number_is_in_
     assert threshold_below(float(above), np.array([lower, above])) == above
 
 
-def test_without_labels_probabilities_tell_the_threshold_of_the_best_f1() -> None:
+def test_probabilities_tell_the_threshold_of_the_best_f1() -> None:
     """Of many images, drawn as the scores say; of a rare category too, whose best threshold is far below a half."""
     random = np.random.default_rng(5)
     scores = np.stack([random.beta(0.3, 6, 40_000), random.beta(2, 2, 40_000)], axis=1)
-    for column, threshold in zip(scores.T, expected_thresholds(scores), strict=True):
+    found = expected_thresholds(scores, np.array([0, 1] * 20_000))
+    for column, threshold in zip(scores.T, found, strict=True):
         drawn = random.random(len(column)) < column
 
         def f1(least: float, column: Any = column, drawn: Any = drawn) -> float:
@@ -142,7 +143,7 @@ def test_without_labels_probabilities_tell_the_threshold_of_the_best_f1() -> Non
             return float(2 * (accepted & drawn).sum() / (accepted.sum() + drawn.sum()))
 
         assert f1(threshold) > max(f1(least) for least in np.linspace(0.02, 0.98, 49)) - 0.005
-    assert expected_thresholds(np.array([[1.0, 0.0]])).tolist() == [0.5, 0.0]
+    assert expected_thresholds(np.array([[0.8, 0.2]]), np.array([0])).tolist() == pytest.approx([0.8 / 1.8, 0.5])
 
 
 def test_every_point_of_a_curve_is_what_its_threshold_gives_and_curves_stay_short() -> None:

@@ -119,6 +119,6 @@ def _card(images: Images, finished: Finished) -> ModelCard:
     return replace(
         bare_card(ModelKind.GENERIC_CLASSIFIER, images, finished.cards),
         temperature=finished.temperature,
-        thresholds=tuple(expected_thresholds(scores).tolist()),
+        thresholds=tuple(expected_thresholds(scores, labels).tolist()),
         calibration=Calibration.of(scores[np.arange(len(labels)), labels].tolist()),
     )
