@@ -90,7 +90,6 @@ class Datasets:
                 return present
             if new_version:
                 return await self._revise(draft, present.value, validate_only=validate_only)
-        arguments = draft.annotation_kind, draft.annotation_file_uris
 
         async def checked() -> DatasetRecord:
             await self._quotas.check()
@@ -103,7 +102,7 @@ class Datasets:
             draft.request_id,
             DatasetAlreadyExists(name=draft.name),
             checked,
-            is_same=lambda first: (first.annotation_kind, first.annotation_file_uris) == arguments,
+            is_same=lambda first: first.repeats(draft),
             create=self._quotas.create,
             validate_only=validate_only,
         )

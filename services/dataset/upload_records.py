@@ -23,7 +23,6 @@ from services.kit.errors import (
     InvalidPageToken,
     LeaseLost,
     NotFound,
-    ProjectQuotaExceeded,
     QuotaExceeded,
     RecordExists,
     SightlineError,
@@ -34,6 +33,7 @@ from services.kit.errors import (
 )
 from services.kit.log import Log, about
 from services.kit.paging import check_page_size, decode_token, encode_token, page_of
+from services.kit.quotas import require_one_more
 from services.kit.reach import UPLOADS
 from services.kit.records import Versioned
 from services.kit.roles import Role
@@ -161,15 +161,8 @@ class UploadRecords:
         Each call at the same time may pass that by one.
         """
         count, limit = self.quotas.uploads.number.by_project()[project], self.settings.max_project_uploads
-        if count >= limit:
-            raise ProjectQuotaExceeded(
-                subject=f"Project {project}, uploads",
-                used=f"{count} in use",
-                asked=1,
-                limit=limit,
-                setting="SIGHTLINE_MAX_PROJECT_UPLOADS",
-                remedy="Delete uploads that nobody needs, or ask an operator for a higher limit.",
-            )
+        remedy = "Delete uploads that nobody needs, or ask an operator for a higher limit."
+        require_one_more("uploads", project, count, limit, "SIGHTLINE_MAX_PROJECT_UPLOADS", remedy)
 
     async def use(self, key: str) -> None:
         """Keeps the upload of a blob from expiring, as a dataset is about to name it; UploadNotFound if it is going."""

@@ -68,6 +68,19 @@ def require(
     )
 
 
+def require_one_more(what: str, project: str, count: int, limit: int, setting: str, remedy: str) -> None:
+    """ProjectQuotaExceeded if a project has as many of something as it may, by a limit that is no quota of its own."""
+    if count >= limit:
+        raise ProjectQuotaExceeded(
+            subject=f"Project {project}, {what}",
+            used=f"{count} in use",
+            asked=1,
+            limit=limit,
+            setting=setting,
+            remedy=remedy,
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class ComputeUse:
     """Compute of a project, in time on the reference device."""

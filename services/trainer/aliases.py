@@ -9,11 +9,11 @@ from services.kit.errors import (
     ModelAliasNotFound,
     ModelNotFound,
     NothingToRollBack,
-    ProjectQuotaExceeded,
     RecordExists,
 )
 from services.kit.names import own, split
 from services.kit.paging import page_of
+from services.kit.quotas import require_one_more
 from services.kit.records import Versioned
 from services.trainer.alias import MOST_ALIASES, Alias, drafted, key_of
 from services.trainer.bundles import require_served
@@ -81,16 +81,8 @@ class Aliases:
 
     def _check_number(self, project: str) -> None:
         """ProjectQuotaExceeded if the project has as many as it may, which simultaneous calls may pass."""
-        count = len(self._own())
-        if count >= MOST_ALIASES:
-            raise ProjectQuotaExceeded(
-                subject=f"Project {project}, aliases",
-                used=f"{count} in use",
-                asked=1,
-                limit=MOST_ALIASES,
-                setting="fixed",
-                remedy="Delete aliases that nobody needs.",
-            )
+        remedy = "Delete aliases that nobody needs."
+        require_one_more("aliases", project, len(self._own()), MOST_ALIASES, "fixed", remedy)
 
     async def _switch(
         self, name: str, etag: str, choose: Callable[[Alias], Awaitable[Model]], request_id: str = ""
